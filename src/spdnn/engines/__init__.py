@@ -1,0 +1,1 @@
+"""One file or folder per engine; `spdnn.engine` finds them by name."""
