@@ -1,0 +1,1 @@
+"""Own CUDA kernels for any sparse network."""
