@@ -273,12 +273,15 @@ def engine_names() -> list[str]:
 
 
 def get_engine(name: str) -> Engine:
-    """The engine of that name. Raises InputError with the nearest known name."""
-    if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)()
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
-        return entry.load()()
+    """The engine of that name. Raises InputError with the nearest known name, UnavailableError if its code won't load."""
+    try:
+        if name in BUILT_IN:
+            module, _, attribute = BUILT_IN[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)()
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
+            return entry.load()()
+    except ImportError as error:
+        raise UnavailableError(f"Engine {name!r} can't be loaded: {error}") from error
     raise unknown_name("engine", name, [*engine_names(), "auto"])
 
 
@@ -296,7 +299,13 @@ def choose_engine(network: SparseNetwork | None = None, *, name: str = "auto") -
     if name != "auto":
         return Choice(get_engine(name), "as asked")
     skipped: dict[str, str] = {}
-    for engine in sorted(map(get_engine, engine_names()), key=lambda e: -e.priority):
+    engines: list[Engine] = []
+    for known in engine_names():
+        try:
+            engines.append(get_engine(known))
+        except UnavailableError as error:
+            skipped[known] = str(error)
+    for engine in sorted(engines, key=lambda e: -e.priority):
         if engine.priority < 0:
             continue
         why = engine.available()
