@@ -273,7 +273,7 @@ def engine_names() -> list[str]:
 
 
 def get_engine(name: str) -> Engine:
-    """The engine of that name. Raises InputError with the nearest known name, UnavailableError if its code won't load."""
+    """The engine of that name. Raises InputError with the nearest known name, UnavailableError where it won't load."""
     try:
         if name in BUILT_IN:
             module, _, attribute = BUILT_IN[name].partition(":")
