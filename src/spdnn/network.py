@@ -174,7 +174,8 @@ class LazyLayers(Sequence[SparseLayer]):
     """Layers made when asked for and not kept, for networks larger than memory.
 
     `make(k)` must return layer `k` (0-based), the same one every time; `widths` are the depth + 1 neuron
-    counts and `edges` the number of weights of all layers together. `keeps_zero`, where the maker knows it,
+    counts and `edges` the number of weights of all layers together, or a function that counts them, called once
+    when it is asked for. `keeps_zero`, where the maker knows it,
     says whether every layer keeps a row of zeros (`SparseLayer.keeps_zero`) and saves making all layers to ask.
     """
 
@@ -182,11 +183,17 @@ class LazyLayers(Sequence[SparseLayer]):
         self,
         make: Callable[[int], SparseLayer],
         widths: Sequence[int],
-        edges: int,
+        edges: int | Callable[[], int],
         *,
         keeps_zero: bool | None = None,
     ):
-        self._make, self.widths, self.edges, self.keeps_zero = make, tuple(widths), int(edges), keeps_zero
+        self._make, self.widths, self._edges, self.keeps_zero = make, tuple(widths), edges, keeps_zero
+
+    @property
+    def edges(self) -> int:
+        if callable(self._edges):
+            self._edges = self._edges()
+        return self._edges
 
     def __len__(self) -> int:
         return len(self.widths) - 1

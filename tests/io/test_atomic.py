@@ -28,9 +28,14 @@ def test_replaces_the_file_when_the_block_ends(tmp_path):
 def test_keeps_the_old_file_on_any_exception(tmp_path, error):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(error), atomic_write(path) as temporary:
-        temporary.write_text("half of the n")
-        raise error
+
+    def write():
+        with atomic_write(path) as temporary:
+            temporary.write_text("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
 
