@@ -70,27 +70,23 @@ def features_from_entries(
     if columns is None:
         pieces = list(pieces)
         columns = 1 + max((int(piece.second.max()) for piece in pieces), default=-1)
-    words = np.zeros((rows or 1, -(-columns // 64)), np.uint64)
+    words = np.zeros((1, -(-columns // 64)), np.uint64)
     filled = count = 0
     for piece in pieces:
         if not piece.all_ones:
             return None
         filled = max(filled, int(piece.first.max()) + 1)
         count += piece.first.size
-        if max(filled, len(words)) * words.shape[1] * 8 > max(_BITS_BYTES, _BITS_BYTES_PER_ENTRY * count):
+        if not _worth_packing(max(filled, len(words)), columns, count):
             return None
         if filled > len(words):
-            larger = np.zeros((max(filled, 2 * len(words)), words.shape[1]), np.uint64)
-            larger[: len(words)] = words
-            words = larger
+            words = _with_rows(words, max(filled, 2 * len(words)))
         again = _set_bits(words, piece)
         if again >= 0:
             raise _duplicate(path, piece.line + again, int(piece.first[again]), int(piece.second[again]))
     if not filled:
         raise empty(path)
-    if rows is None:
-        words = words[:filled].copy()
-    return Features.from_bits(words, columns, name=name)
+    return Features.from_bits(_with_rows(words, filled if rows is None else rows), columns, name=name)
 
 
 def csr_features_from_entries(
@@ -110,10 +106,23 @@ def csr_features_from_entries(
 
 
 def packed(features: Features) -> Features:
-    """Bit-packed features where every value is 0 or 1, else what came."""
-    if features.kind == "bits" or not features.is_binary:
+    """Bit-packed features where every value is 0 or 1 and few bits would be wasted, else what came."""
+    if features.kind == "bits" or not features.is_binary or not _worth_packing(*features.shape, features.nnz):
         return features
     return Features.from_bits(features.to_bits(), features.columns, labels=features.labels, name=features.name)
+
+
+def _with_rows(words: np.ndarray, rows: int) -> np.ndarray:
+    """The first `rows` rows of an array, rows of zeros where it has fewer."""
+    if rows == len(words):
+        return words
+    out = np.zeros((rows, words.shape[1]), words.dtype)
+    out[: len(words)] = words[:rows]
+    return out
+
+
+def _worth_packing(rows: int, columns: int, count: int) -> bool:
+    return rows * -(-columns // 64) * 8 <= max(_BITS_BYTES, _BITS_BYTES_PER_ENTRY * count)
 
 
 def narrow(values: np.ndarray) -> np.ndarray:

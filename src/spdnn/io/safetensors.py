@@ -67,7 +67,7 @@ def write_network(network: SparseNetwork, path: str | Path) -> Path:
     tensors, described = {}, []
     for k, layer in enumerate(network):
         arrays = {"indptr": layer.indptr, "indices": layer.indices, "data": layer.data, "bias": np.asarray(layer.bias)}
-        tensors |= {f"layers.{k}.{name}": np.ascontiguousarray(array) for name, array in arrays.items()}
+        tensors |= {f"layers.{k}.{name}": array for name, array in arrays.items()}
         bounds = {"lower": _bound(layer.lower), "upper": _bound(layer.upper)}
         described.append({"inputs": layer.inputs, **bounds, "bias_rule": layer.bias_rule})
     metadata = {"format": NETWORK_FORMAT, "version": VERSION, "name": network.name, "layers": json.dumps(described)}

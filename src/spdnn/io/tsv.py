@@ -90,8 +90,11 @@ def read_features(source: str | Path | Source, *, columns: int | None = None, ro
     raise AssertionError("CSR features hold any value")
 
 
-def features_text(features: Features) -> Iterator[memoryview]:
-    """The file of some images, in pieces, sorted by image, then pixel. Values 1 are spelt `1`."""
+def features_text(features: Features, *, first_row: int = 0) -> Iterator[memoryview]:
+    """The file of some images, in pieces, sorted by image, then pixel. Values 1 are spelt `1`.
+
+    `first_row` (0-based) is the number of the first of them.
+    """
     step = max(1, _ROWS_BITS // max(1, features.columns))
     for start in range(0, features.rows, step):
         block = features[start : start + step].to_csr(np.float64)
@@ -100,7 +103,7 @@ def features_text(features: Features) -> Iterator[memoryview]:
         values, which = _distinct(block.data)
         tails = [b"\t%s\n" % _value(value) for value in values.tolist()]
         counts = np.diff(block.indptr)
-        rows = np.repeat(np.arange(start, start + counts.size, dtype=np.int32), counts)
+        rows = np.repeat(np.arange(counts.size, dtype=np.int32) + np.int32(first_row + start), counts)
         yield from format_entries(rows, block.indices, which, tails)
 
 
