@@ -114,7 +114,7 @@ class OctaveColumn:
 
 
 def compare(instance: Instance, inputs: Inputs, names: list[str], repeat: int, limit: float) -> dict[str, Any]:
-    """Time the columns in turns: a warm-up each, then `repeat` rounds; a column that has spent `limit` seconds rests."""
+    """Time the columns in turns: a warm-up each, then `repeat` rounds; one that has spent `limit` seconds rests."""
     with contextlib.ExitStack() as stack, console.Stages() as progress:
         columns: dict[str, EngineColumn | OctaveColumn] = {}
         missing: dict[str, str] = {}

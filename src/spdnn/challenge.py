@@ -13,7 +13,7 @@ import numpy as np
 
 from . import machine, verify
 from .engine import Activations, Choice, LayerProfile, Options, choose_engine
-from .errors import InputError, SpdnnError
+from .errors import InputError, SpdnnError, UnavailableError
 from .features import Features
 from .network import SparseNetwork
 from .radixnet import CHALLENGE_FAN_IN, CHALLENGE_LAYERS, CHALLENGE_NEURONS, challenge_network
@@ -77,10 +77,19 @@ class Inputs:
         """The challenge's inputs, or the first `rows` of them; arguments as for `spdnn.challenge_features`."""
         from .data import challenge_features
 
-        report = (lambda done, total: progress("inputs", done, total)) if progress else None
+        options: dict[str, Any] = {"rows": rows}
+        if progress:
+            options["progress"] = lambda done, total: progress("inputs", done, total)
+        found = "mnist" if source == "auto" else source
         start = time.perf_counter()
-        features = challenge_features(neurons, source=source, rows=rows, progress=report)
-        return cls(features, features.name, time.perf_counter() - start)
+        try:
+            features = challenge_features(neurons, source=found, **options)  # pyright: ignore[reportArgumentType]
+        except UnavailableError:
+            if source != "auto":
+                raise
+            found = "digits"
+            features = challenge_features(neurons, source=found, **options)
+        return cls(features, found, time.perf_counter() - start)
 
 
 @dataclass(frozen=True, eq=False)

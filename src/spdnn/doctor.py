@@ -56,7 +56,7 @@ def _engine(name: str) -> dict[str, Any]:
 
 
 def _data() -> dict[str, Any]:
-    from .data import find_mnist
+    from .data import cache_folder, find_mnist
 
     folder = os.environ.get("SPDNN_DATA")
     mnist = find_mnist()
@@ -66,6 +66,7 @@ def _data() -> dict[str, Any]:
         "SPDNN_DATA": folder,
         "folder_exists": bool(folder) and Path(folder).is_dir(),
         "mnist": None if mnist is None else str(mnist),
+        "cache": str(cache_folder()),
         "official_categories": [str(path) for path in categories],
     }
 

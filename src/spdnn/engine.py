@@ -280,7 +280,7 @@ def get_engine(name: str) -> Engine:
             return getattr(importlib.import_module(module), attribute)()
         for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
             return entry.load()()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise UnavailableError(f"Engine {name!r} can't be loaded: {error}") from error
     raise unknown_name("engine", name, [*engine_names(), "auto"])
 

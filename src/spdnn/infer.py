@@ -1,10 +1,8 @@
-"""Any network on any features: other bounds, final rows as features, labels."""
+"""What running any network on any features takes besides an engine: final rows as features, labels from files."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -12,28 +10,6 @@ from scipy import sparse
 from .engine import Activations
 from .errors import FileFormatError, InputError
 from .features import Features
-from .network import LazyLayers, SparseLayer, SparseNetwork
-
-
-def with_activation(network: SparseNetwork, **given: Any) -> SparseNetwork:
-    """The network with another bias, lower, upper or bias_rule in every layer; those given as None stay.
-
-    Raises InputError as SparseLayer does.
-    """
-    changes = {name: value for name, value in given.items() if value is not None}
-    if not changes:
-        return network
-
-    def change(layer: SparseLayer) -> SparseLayer:
-        changed = dataclasses.replace(layer, **changes, validate=False)
-        if not changed.lower <= changed.upper:
-            raise InputError(f"Expected lower <= upper, got {changed.lower} and {changed.upper}.")
-        return changed
-
-    layers = network.layers
-    if not isinstance(layers, LazyLayers):
-        return SparseNetwork([change(layer) for layer in layers], network.name)
-    return SparseNetwork(LazyLayers(lambda k: change(layers[k]), layers.widths, layers.edges), network.name)
 
 
 def final_rows(result: Activations, *, name: str = "") -> Features:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +64,13 @@ def official_of(features: Features, source: str, neurons: int, layers: int) -> O
 
 def official_file(neurons: int, layers: int) -> Path | None:
     """The official category file in the folder SPDNN_DATA, its sub-folder graphchallenge or one per network size."""
-    folder = os.environ.get("SPDNN_DATA")
-    if not folder:
+    from .data.folders import user_folder
+    from .io.names import categories_name
+
+    base = user_folder()
+    if base is None:
         return None
-    base = Path(folder)
-    name = f"neuron{neurons}-l{layers}-categories.tsv"
+    name = categories_name(neurons, layers)
     for place in (
         base / "graphchallenge",
         base,

@@ -26,11 +26,8 @@ def challenge(
     compact: opt.Compact = True,
     fold: opt.Fold = True,
     dtype: opt.Dtype = "float32",
-    source: Annotated[
-        str,
-        typer.Option(metavar="auto|mnist|digits", help="Inputs: MNIST, synthetic digits, or MNIST if there is any."),
-    ] = "auto",
-    rows: Annotated[int | None, typer.Option(min=1, help="Only the first rows.", show_default="60000")] = None,
+    source: opt.Source = "auto",
+    rows: opt.Rows = None,
     categories: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Hold the categories against this file.", show_default="the official one"),

@@ -51,6 +51,7 @@ def _show(facts: dict[str, Any]) -> None:
     missing = "" if data["folder_exists"] else " (no such folder)"
     rest.add_row("SPDNN_DATA", f"{escape(folder)}{missing}" if folder else "not set")
     rest.add_row("MNIST", escape(data["mnist"] or "not here: downloaded when needed, or synthetic digits stand in"))
+    rest.add_row("cache", escape(data["cache"]))
     rest.add_row(
         "official files", "\n".join(map(escape, data["official_categories"])) or "none: categories are counted"
     )

@@ -20,6 +20,13 @@ def infer(
         str | None,
         typer.Option(metavar="nonzero|all", help="Entries that get the bias.", show_default="the file's"),
     ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Only the first layers.", show_default="all")] = None,
+    neurons: Annotated[
+        int | None, typer.Option(min=1, help="Neurons per layer.", show_default="what the file or its name says")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Number of feature rows.", show_default="what the file says")
+    ] = None,
     engine: opt.Engine = "auto",
     variant: opt.Variant = None,
     merge: opt.Merge = True,
@@ -62,20 +69,28 @@ def infer(
         threads=threads,
     )
     chosen = choose_engine(name=engine)
-    rows = io.load_features(features)
-    net = library.with_activation(io.load_network(network), bias=bias, lower=lower, upper=upper, bias_rule=bias_rule)
-    classes = rows.labels if labels is None else library.load_labels(labels, rows.rows)
+    net = io.load_network(
+        network,
+        bias=bias,
+        lower=lower,
+        upper=upper,
+        bias_rule=bias_rule,  # pyright: ignore[reportArgumentType]
+        layers=layers,
+        neurons=neurons,
+    )
+    data = io.load_features(features, columns=net.inputs, rows=rows)
+    classes = data.labels if labels is None else library.load_labels(labels, data.rows)
     with console.Stages() as progress:
-        plan = chosen.engine.prepare(net, rows=rows.rows, options=switches)
+        plan = chosen.engine.prepare(net, rows=data.rows, options=switches)
         result = plan.run(
-            rows,
+            data,
             values=output is not None or classes is not None,
             progress=lambda done, total: progress("running", done, total),
         )
     facts: dict[str, Any] = {
         "network": str(network),
         "features": str(features),
-        "rows": rows.rows,
+        "rows": data.rows,
         "widths": list(net.widths),
         "edges": net.edges,
         "engine": chosen.engine.name,
@@ -83,7 +98,7 @@ def infer(
         "dtype": plan.options.dtype,
         "seconds": result.seconds,
         "streaming_seconds": result.streaming_seconds,
-        "edges_per_second": rows.rows * net.edges / result.seconds,
+        "edges_per_second": data.rows * net.edges / result.seconds,
         "categories": len(result.categories),
     }
     if classes is not None:

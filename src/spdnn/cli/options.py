@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,5 +58,8 @@ MemoryLimit = Annotated[
         show_default="what is free",
     ),
 ]
+Rows = Annotated[int | None, typer.Option(min=1, help="Only the first rows.", show_default="60000")]
+Source = Annotated[
+    str, typer.Option(metavar="auto|mnist|digits", help="Inputs: MNIST, synthetic digits, or MNIST if there is any.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-ExistingFile = Annotated[Path | None, typer.Option(metavar="FILE")]

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..challenge import Run
+from ..challenge import Inputs, Run
 from ..report import paper
 from . import console as c
 
-_INPUTS = {"mnist": "MNIST", "digits": "synthetic digits (no MNIST here: not the official inputs)"}
+_INPUTS = {"mnist": "MNIST", "digits": "synthetic digits, not the official inputs"}
 
 
 def run(out: Console, run: Run, *, record: Path | None = None, profile: bool = False) -> None:
@@ -34,19 +34,20 @@ def run(out: Console, run: Run, *, record: Path | None = None, profile: bool = F
     out.print()
     if record:
         out.print(f"[dim]recorded in {record}[/]", soft_wrap=True)
-    out.print(_verdict(run), soft_wrap=True)
+    out.print(verdict(run), soft_wrap=True)
+
+
+def source(inputs: Inputs) -> Text:
+    """What the rows are, conspicuously where they aren't the official ones."""
+    return Text(_INPUTS[inputs.source], style="" if inputs.source == "mnist" else "yellow")
 
 
 def _facts(run: Run) -> Table:
     table = c.facts_table()
     features = run.inputs.features
-    official = run.inputs.source == "mnist"
-    name = _INPUTS.get(run.inputs.source, run.inputs.source)
     table.add_row(
         "inputs",
-        Text.assemble(
-            (name, "" if official else "yellow"), f", {features.nnz:,} non-zeros, {c.seconds(run.inputs.seconds)}"
-        ),
+        Text.assemble(source(run.inputs), f", {features.nnz:,} non-zeros, {c.seconds(run.inputs.seconds)}"),
     )
     table.add_row("engine", f"{_engine(run)}; {run.choice.reason}")
     if run.choice.skipped:
@@ -105,7 +106,7 @@ def _profile(run: Run) -> Table | str:
     return table
 
 
-def _verdict(run: Run) -> Text:
+def verdict(run: Run) -> Text:
     if run.verification is None or run.categories is None:
         return Text.assemble(("FAIL", "bold red"), f"  {run.reason}")
     if run.passed:

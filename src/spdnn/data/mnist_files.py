@@ -74,6 +74,12 @@ def mnist(split: Split = "train") -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
+def find_mnist() -> Path | None:
+    """The folder MNIST's training images are in, or None where they would have to be downloaded."""
+    path = _find(_FILES["train"][0])
+    return None if path is None else path.parent
+
+
 def _read(file: _File) -> np.ndarray:
     path = _find(file) or _download(file)
     content = read_bytes(path)
