@@ -47,7 +47,7 @@ def challenge_features(
 
     Raises
     ------
-    InputError : another number of neurons, an unknown source, rows out of range.
+    InputError : another number of neurons, an unknown source, rows out of range, a cache that can't be written.
     UnavailableError : ``source="mnist"`` and MNIST can't be had.
     FileFormatError : a damaged MNIST or cache file; it is left as it is.
     """
@@ -77,8 +77,11 @@ def challenge_features(
 
 
 def _save(path: Path, words: np.ndarray, labels: np.ndarray) -> None:
-    with atomic_write(path) as temporary:
-        save_file({"words": words, "labels": labels}, temporary, {"sha256": _checksum(words, labels)})
+    try:
+        with atomic_write(path) as temporary:
+            save_file({"words": words, "labels": labels}, temporary, {"sha256": _checksum(words, labels)})
+    except InputError as error:
+        raise InputError(f"{error} Set SPDNN_CACHE to a folder that can be written to.") from error
 
 
 def _load(path: Path, neurons: int) -> tuple[np.ndarray, np.ndarray]:

@@ -88,6 +88,6 @@ def _draw(stroke: np.ndarray, shape: np.ndarray, ink: np.ndarray) -> np.ndarray:
         along = np.clip(px * (ex / length) + py * (ey / length), 0, 1)
         dx, dy = px - along * ex, py - along * ey
         np.minimum(nearest, dx * dx + dy * dy, out=nearest)
-    edge = f(1.55) + f(0.45) * pen[:, :, None]
+    edge = f(1.9) + f(0.5) * pen[:, :, None]
     level = np.clip((edge - np.sqrt(nearest)) * f(200), 0, 255)
     return (level * (1 - ink * f(0.0008))).astype(np.uint8)
