@@ -6,6 +6,8 @@ import io
 import itertools
 import json
 import os
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -378,3 +380,8 @@ def test_wrong_matrix_market_files(tmp_path, text, line, why):
     with pytest.raises(FileFormatError, match=why) as caught:
         mtx.read_layer(path)
     assert caught.value.line == line
+
+
+def test_numba_is_imported_only_to_parse(tmp_path):
+    check = "import sys, spdnn.io; assert 'numba' not in sys.modules; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -109,8 +109,8 @@ class _Parser:
         n, left, problem, start, stop, self.after_blank = kernels.parse_entries(
             codes, len(self.names), self.limits, self.after_blank, ids, values, hard
         )
-        for entry, begin, end in hard[:left].tolist():
-            values[entry] = self._float(text[begin:end], self.line + entry)
+        if left:
+            values[hard[:left, 0]] = self._floats(text, hard[:left])
         if problem != kernels.OK:
             message = self._message(problem, text, start, stop)
             if cut_off:
@@ -150,7 +150,20 @@ class _Parser:
             )
         yield from entries
 
-    def _float(self, field: bytes, line: int) -> float:
+    def _floats(self, text: bytes, hard: np.ndarray) -> np.ndarray:
+        """The numbers in text[start:stop] for the rows (entry, start, stop) of `hard`, read by Python's float()."""
+        fields = [text[start:stop] for start, stop in hard[:, 1:].tolist()]
+        try:
+            values = np.array(list(map(float, fields)))
+        except ValueError:
+            values = np.array([np.nan])
+        if np.isfinite(values).all():
+            return values
+        for entry, field in zip(hard[:, 0].tolist(), fields, strict=True):
+            self._check_float(field, self.line + entry)
+        raise AssertionError("one of the numbers is none or not finite")
+
+    def _check_float(self, field: bytes, line: int) -> None:
         try:
             value = float(field)
         except ValueError:
@@ -158,7 +171,6 @@ class _Parser:
             raise FileFormatError(self.path, message, line) from None
         if not np.isfinite(value):
             raise FileFormatError(self.path, f"Expected a finite {self.names[2]}, got {_shown(field)}.", line)
-        return value
 
     def _message(self, problem: int, text: bytes, start: int, stop: int) -> str:
         from . import kernels
