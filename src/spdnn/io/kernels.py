@@ -14,6 +14,8 @@ OK, MISSING, NOT_AN_ID, ZERO_ID, OUT_OF_RANGE, TRAILING, BLANK_LINE = range(7)
 _TAB, _NEWLINE, _RETURN, _SPACE, _PLUS, _MINUS, _POINT, _ZERO, _NINE = b"\t\n\r +-.09"
 _POWERS = np.array([float(f"1e{k}") for k in range(23)])  # the powers of ten a double holds exactly
 _EXACT = 1 << 53
+_LONG = 10**17
+_SPLIT = 134217729.0  # 2**27 + 1
 _MANY = 1 << 40
 
 
@@ -39,11 +41,40 @@ def _past_field(text, at, stop):
 
 
 @_compiled
+def _halves(x):
+    """x as the exact sum of two doubles of at most 26 bits (T. J. Dekker, 1971)."""
+    high = _SPLIT * x
+    high -= high - x
+    return high, x - high
+
+
+@_compiled
+def _quotient(mantissa, power):
+    """mantissa / power correctly rounded, and whether that is certain; mantissa below 10**18, power a double.
+
+    The first quotient's remainder is found without error, up to a relative 2**-50, and gives a second quotient.
+    Their rounded sum is the right one unless the true quotient lies next to the middle of two doubles.
+    """
+    top = float(mantissa)
+    first = top / power
+    a, b = _halves(first)
+    c, d = _halves(power)
+    product = first * power
+    error = ((a * c - product) + a * d + b * c) + b * d
+    second = (((top - product) - error) + float(mantissa - int(top))) / power
+    value = first + second
+    rest = second - (value - first)
+    doubt = abs(second) * 2.0**-40
+    return value, value + (rest + doubt) == value and value + (rest - doubt) == value
+
+
+@_compiled
 def _number(text, at, stop):
     """The number in text[at:stop] and whether it is exact; if not, Python's float() has to read it.
 
     Exact are a decimal mantissa up to 2**53 times or over a power of ten up to 10**22: both are doubles, and
     one operation on them rounds correctly (W. D. Clinger, "How to read floating point numbers accurately", 1990).
+    Mantissas of up to 18 digits over such a power are exact where `_quotient` is certain.
     """
     negative = text[at] == _MINUS
     if negative or text[at] == _PLUS:
@@ -54,9 +85,9 @@ def _number(text, at, stop):
         if c == _POINT and not point:
             point = True
         elif _ZERO <= c <= _NINE:
-            if mantissa >= _EXACT and c != _ZERO:
+            if mantissa >= _LONG and c != _ZERO:
                 return 0.0, False
-            if mantissa >= _EXACT:
+            if mantissa >= _LONG:
                 exponent += 1
             else:
                 mantissa = mantissa * 10 + (c - _ZERO)
@@ -88,8 +119,12 @@ def _number(text, at, stop):
         exponent += 1
     if mantissa == 0:
         value = 0.0
-    elif mantissa > _EXACT or not -22 <= exponent <= 22:
+    elif not -22 <= exponent <= 22 or (mantissa > _EXACT and exponent >= 0):
         return 0.0, False
+    elif mantissa > _EXACT:
+        value, certain = _quotient(mantissa, _POWERS[-exponent])
+        if not certain:
+            return 0.0, False
     elif exponent < 0:
         value = mantissa / _POWERS[-exponent]
     else:

@@ -51,10 +51,10 @@ def read_layer(
 def layer_text(layer: SparseLayer) -> Iterator[memoryview]:
     """The file of a layer, in pieces: byte for byte the official one for an official layer.
 
-    Weights have six decimals where that is exact (`6.250000e-02`) and seventeen digits elsewhere.
+    Weights have six decimals where that is exact (`6.250000e-02`), elsewhere the digits it takes to read them back.
     """
     values, which = _distinct(layer.data)
-    tails = [b"\t%s\n" % _weight(value) for value in values.tolist()]
+    tails = [f"\t{text}\n".encode() for text in _weights(values.tolist())]
     outputs = np.repeat(np.arange(layer.outputs, dtype=np.int32), layer.fan_in)
     return format_entries(layer.indices, outputs, which, tails)
 
@@ -178,9 +178,12 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return distinct, which.reshape(-1)
 
 
-def _weight(value: float) -> bytes:
-    text = b"%.6e" % value
-    return text if float(text) == value else b"%.16e" % value
+def _weights(values: list[float]) -> list[str]:
+    short = [f"{value:.6e}" for value in values]
+    return [
+        text if back == value else repr(value)
+        for text, back, value in zip(short, map(float, short), values, strict=True)
+    ]
 
 
 def _value(value: float) -> bytes:
