@@ -111,7 +111,7 @@ def verify(
         truth = truth[truth < features.rows]
         kind = "official file" if official and not categories_file else "file"
         missing, extra = np.setdiff1d(truth, positive), np.setdiff1d(positive, truth)
-        return _verdict(f"{kind} {file}", problems, missing, extra)
+        return _verdict(f"{kind} {file.name}", problems, missing, extra)
     if official and len(positive) == official.count:
         return _verdict(f"official number of categories, {official.count}", problems)
     sample = _sample(features.rows, positive, seed)

@@ -51,7 +51,7 @@ def infer(
     """Run any sparse network on any features, and say how many rows end positive, how long it took, and how well the
     rows are classified where there are labels."""
     from .. import infer as library
-    from .. import io, metrics
+    from .. import io
     from ..engine import Options, choose_engine
     from ..errors import unknown_name
     from . import console
@@ -102,6 +102,8 @@ def infer(
         "categories": len(result.categories),
     }
     if classes is not None:
+        from .. import metrics
+
         values = result.to_dense()
         facts["accuracy"] = float(metrics.accuracy(values, classes))
         facts["cross_entropy"] = float(metrics.cross_entropy(values, classes))

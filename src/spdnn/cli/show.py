@@ -79,7 +79,7 @@ def _engine(run: Run) -> str:
 def _beside(seconds: float, cells: list[paper.PaperCell]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("Wang et al. 2019")
-    for heading in ("time", "rate", "this run is faster by"):
+    for heading in ("time", "rate", "speedup of this run"):
         table.add_column(heading, justify="right")
     for cell in cells:
         assert cell.seconds is not None
