@@ -155,6 +155,7 @@ def advance(
     pool_ids,
     pool_counts,
     slot_first,
+    slot_step,
     slots_used,
 ):
     """Source tiles first..last through a segment of layers, as one worker.
@@ -169,7 +170,7 @@ def advance(
         : int64 (slots,), which rows and how many are in each slot.
     scratch : float32 (2, neurons * lanes). waiting : float32 (buffers, 2 * neurons * lanes) with stride 2 * lanes,
     waiting_ids : int32 (buffers, 2 * lanes), waiting_counts : int64 (buffers,).
-    pool, pool_ids, pool_counts : like the source; this worker's slots are those from slot_first on,
+    pool, pool_ids, pool_counts : like the source; this worker's slots are slot_first + i * slot_step,
         slots_used int64 (1,) of them filled. flush : empty the waiting buffers as well.
     """
     layers = tables.shape[0]
@@ -223,7 +224,7 @@ def advance(
             for r in range(rows):
                 ids[r] = waiting_ids[buffer, r]
             if level == layers:
-                slot = slot_first + slots_used[0]
+                slot = slot_first + slots_used[0] * slot_step
                 slots_used[0] += 1
                 copy_tile(lanes, base, wide_stride, pool[slot].ctypes.data, stride, neurons)
                 pool_counts[slot] = rows

@@ -25,6 +25,7 @@ from .vector import LANES
 
 _WEIGHT_SHARE = 0.5
 _POOL_SHARE = 0.125
+_TOUCHED = 1 << 27
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,7 @@ class NumbaPlan(Plan):
         self._facts = {"groups": 0, "grouped_outputs": 0, "folded_neurons": 0, "nbytes": 0}
         self._keep: Window | None = None
         self._survey()
+        self._touch_memory()
         self._executor = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
     def _survey(self) -> None:
@@ -91,16 +93,27 @@ class NumbaPlan(Plan):
         if kept is not None:
             self._keep = Window.of(0, kept)
         widest = max(widths) * LANES[0] * 4
-        needed = largest + 4 * self.threads * widest + 8 * self.threads * widest
+        self.buffers = max(1, int(self.limit * _POOL_SHARE) // (2 * widest * self.threads))
+        needed = largest + 12 * self.threads * widest  # scratch, one waiting buffer, two pools of four tiles a worker
         if needed > self.limit:
             raise MemoryLimitError(
                 f"Expected room for one layer's weights and {self.threads} tiles of activations, "
-                f"{needed / 2**20:.0f} MiB, got {self.limit / 2**20:.0f} MiB; raise the memory limit or use "
+                f"{needed / 2**20:.1f} MiB, got {self.limit / 2**20:.1f} MiB; raise the memory limit or use "
                 "fewer threads.",
                 needed=needed,
                 limit=self.limit,
             )
         self.pool_bytes = max(self.pool_bytes, 4 * self.threads * widest)
+
+    def _touch_memory(self) -> None:
+        """Take the memory that most runs need before they are timed: fresh pages cost more than what they hold."""
+        widest = max(self.widths[1:]) * LANES[0]
+        size = min(self.pool_bytes // 4, -(-self.rows // LANES[0]) * widest, _TOUCHED // 4)
+        self.pools = [np.empty(size, np.float32) for _ in range(2)]
+        for worker in range(self.threads):
+            self.scratch(worker, widest, min(len(self.network), self.buffers, 16))
+        for array in (*self.pools, *self._scratch.values()):
+            array[: _TOUCHED // 4].fill(0.0)
 
     def _prepared(self, folder: Folder, layer: SparseLayer) -> tuple[SparseLayer, Packed]:
         if self.options.fold:

@@ -167,6 +167,9 @@ class Run:
         may_drop = plan.may_drop[begin : end + 1]
         check[:-1][~may_drop[:-1]] = -1
         used = np.flatnonzero(check >= 0)
+        if used.size > plan.buffers:
+            check[used[plan.buffers - 1 : -1]] = -1
+            used = np.flatnonzero(check >= 0)
         check[used] = np.arange(used.size)
         widest = max(plan.widths[begin + (source.kind != kernels.CSR) : end + 1])
         workers = max(1, min(plan.threads, tiles))
@@ -212,7 +215,8 @@ class Run:
                     pool.tiles,
                     pool.ids,
                     pool.counts,
-                    w * share,
+                    w,
+                    workers,
                     filled[w],
                 )
 
@@ -231,7 +235,7 @@ class Run:
         if first:
             self._taken = int(source.counts[self._next_tile : chunks.next].sum())
             self._next_tile = chunks.next
-        pool.slots = np.concatenate([w * share + np.arange(filled[w, 0]) for w in range(workers)])
+        pool.slots = np.concatenate([w + workers * np.arange(filled[w, 0]) for w in range(workers)])
         return pool
 
     def _use_pool(self, source: Source, which: int, slots: int, neurons: int) -> None:

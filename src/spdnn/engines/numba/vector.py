@@ -8,11 +8,15 @@ in whatever lane, tile width or block they are computed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import config
-from numba.extending import intrinsic
+
+# typed as anything: a checker takes the typing context for an argument
+intrinsic: Any = extending.intrinsic
 
 LANES = (64, 16, 4)
 """Tile widths there is code for; the first is the width of bit tiles."""
@@ -21,8 +25,9 @@ GROUPS = (4, 2, 1)
 
 
 def _has_avx512() -> bool:
-    if config.CPU_FEATURES is not None:
-        return "+avx512f" in config.CPU_FEATURES
+    chosen = getattr(config, "CPU_FEATURES", None)
+    if chosen is not None:
+        return "+avx512f" in chosen
     return bool(llvm.get_host_cpu_features().get("avx512f"))
 
 
