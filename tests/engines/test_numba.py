@@ -262,3 +262,25 @@ def test_engine_facts():
     facts = plan.describe()
     assert facts["folded_neurons"] == 5 * (1024 - 64) + (1024 - 32)
     assert facts["nbytes"] == plan.nbytes > 0
+
+
+@pytest.mark.parametrize("kind", ["bits", "dense", "csr"])
+def test_narrow_tiles_for_wide_layers_give_the_same(kind, monkeypatch):
+    from spdnn.engines.numba import plan as plan_module
+
+    rng = np.random.default_rng(12)
+    network = random_network(rng, [90, 40, 64, 33, *[50] * 12], bias=(-0.2, 0.2))
+    x = rng.random((500, 90)) < 0.3
+    features = {
+        "bits": Features.from_bool(x),
+        "dense": Features.from_dense(x * 0.5),
+        "csr": Features.from_csr(sparse.csr_matrix(x * 0.5)),
+    }[kind]
+    results = []
+    for limit, lanes in ((1 << 30, 64), (0, 16)):
+        monkeypatch.setattr(plan_module, "_WIDE_TILE", limit)
+        plan = prepare(network, rows=500, engine="numba", fold=False)
+        assert plan.describe()["tile_rows"] == lanes
+        results.append(plan.run(features, values=True).to_dense())
+    assert results[0].any()
+    assert np.array_equal(*results)

@@ -38,20 +38,34 @@ def run_layer(lanes, table, bounds, x, x_stride, y, bits):
         shape = peek(row + 8)
         row += 16
         count, group = shape >> 3, shape & 7
-        if bits:
+        if bits and lanes == 64:
             if wide:
                 if group == 4:
-                    bits_block(4, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    bits_block(64, 4, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
                 elif group == 2:
-                    bits_block(2, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    bits_block(64, 2, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
                 else:
-                    bits_block(1, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    bits_block(64, 1, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
             elif group == 4:
-                bits_block(4, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                bits_block(64, 4, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
             elif group == 2:
-                bits_block(2, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                bits_block(64, 2, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
             else:
-                bits_block(1, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                bits_block(64, 1, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+        elif bits:
+            if wide:
+                if group == 4:
+                    bits_block(16, 4, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                elif group == 2:
+                    bits_block(16, 2, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                else:
+                    bits_block(16, 1, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+            elif group == 4:
+                bits_block(16, 4, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+            elif group == 2:
+                bits_block(16, 2, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+            else:
+                bits_block(16, 1, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
         elif lanes == 64:
             if wide:
                 if group == 4:
@@ -164,7 +178,8 @@ def advance(
     check : int64 (layers + 1,), for level k of the segment the waiting buffer of rows alive at it, or -1; level
         `layers` always has one. may_drop : bool (layers + 1,), whether dead rows may be dropped at the level.
     threshold : rows alive in a tile from which on it goes on without being repacked.
-    kind : TILES: `source` float32 (slots, neurons * lanes). BITS: `source_words` uint64 (slots, inputs).
+    kind : TILES: `source` float32 (slots, neurons * lanes). BITS: `source_words` uint64 (slots * lanes / 64,
+        inputs).
         CSR: the csr arrays, whose rows are those of source_ids.
     source_slots : int64 (tiles,), the slot of each source tile. source_ids : int32 (slots, lanes), source_counts
         : int64 (slots,), which rows and how many are in each slot.
@@ -205,7 +220,9 @@ def advance(
             for r in range(rows):
                 ids[r] = source_ids[slot, r]
             if kind == BITS:
-                run_layer(lanes, tables[0], bounds[0], source_words[slot].ctypes.data, 8, x, True)
+                parts = 64 // lanes
+                words = source_words[slot // parts].ctypes.data + slot % parts * (lanes // 8)
+                run_layer(lanes, tables[0], bounds[0], words, 8, x, True)
             elif kind == TILES:
                 run_layer(lanes, tables[0], bounds[0], source[slot].ctypes.data, stride, x, False)
             else:

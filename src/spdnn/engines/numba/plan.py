@@ -26,6 +26,7 @@ from .vector import LANES
 _WEIGHT_SHARE = 0.5
 _POOL_SHARE = 0.125
 _TOUCHED = 1 << 27
+_WIDE_TILE = 8 << 20  # bytes; wider tiles than this in the caches are run 16 rows at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,8 @@ class NumbaPlan(Plan):
         self.expand = folder.expand
         if kept is not None:
             self._keep = Window.of(0, kept)
-        widest = max(widths) * LANES[0] * 4
+        self.lanes = LANES[0] if max(widths[1:]) * LANES[0] * 4 <= _WIDE_TILE else LANES[1]
+        widest = max(widths) * self.lanes * 4
         self.buffers = max(1, int(self.limit * _POOL_SHARE) // (2 * widest * self.threads))
         needed = largest + 12 * self.threads * widest  # scratch, one waiting buffer, two pools of four tiles a worker
         if needed > self.limit:
@@ -107,8 +109,8 @@ class NumbaPlan(Plan):
 
     def _touch_memory(self) -> None:
         """Take the memory that most runs need before they are timed: fresh pages cost more than what they hold."""
-        widest = max(self.widths[1:]) * LANES[0]
-        size = min(self.pool_bytes // 4, -(-self.rows // LANES[0]) * widest, _TOUCHED // 4)
+        widest = max(self.widths[1:]) * self.lanes
+        size = min(self.pool_bytes // 4, -(-self.rows // self.lanes) * widest, _TOUCHED // 4)
         self.pools = [np.empty(size, np.float32) for _ in range(2)]
         for worker in range(self.threads):
             self.scratch(worker, widest, min(len(self.network), self.buffers, 16))
@@ -178,23 +180,25 @@ class NumbaPlan(Plan):
         return {
             "format": "blocks of outputs by input set",
             "threads": self.threads,
+            "tile_rows": self.lanes,
             "streamed": self.streamed,
             "padding": 0,
             **self._facts,
         }
 
     def _load(self, features: Features) -> tuple[Source, int]:
-        lanes = LANES[0]
+        lanes = self.lanes
         rows, columns = features.shape
-        tiles = -(-rows // lanes)
         source = Source.of_rows(rows, lanes)
         if features.is_binary:
             words = np.ascontiguousarray(features.to_bits())
+            tiles = -(-rows // 64)
             source.words = np.empty((tiles, columns), np.uint64)
             fill = lambda a, b: kernels.transpose_bits(words, a, source.words[a:b])  # noqa: E731
             source.kind = kernels.BITS
         elif features.kind == "dense":
             store = features.store
+            tiles = source.slots.size
             source.tiles = np.empty((tiles, columns * lanes), np.float32)
             fill = lambda a, b: kernels.tile_dense(store, a, source.tiles[a:b], lanes)  # noqa: E731
             source.kind = kernels.TILES

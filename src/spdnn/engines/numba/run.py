@@ -98,7 +98,7 @@ class Run:
         }
         if self._profile:
             result["profile"] = tuple(
-                LayerProfile(k, int(live), int(computed), seconds)
+                LayerProfile(k, int(live), int(computed), float(seconds))
                 for k, (live, computed, seconds) in enumerate(self._cost)
             )
         if self._values:
@@ -280,9 +280,10 @@ class Run:
     def _retile(self, pool: Source, place: np.ndarray, level: int) -> Source:
         """The rows at `place` as a source: the pool's own tiles, or new ones if rows went or tiles are too wide."""
         plan, rows = self._plan, place.shape[1]
-        lanes = min(LANES, key=lambda width: _TILE_COST[width] * _rounds(rows, width, plan.threads))
-        if rows > LANES[0] * plan.threads:
-            lanes = LANES[0]
+        lanes = plan.lanes
+        if rows <= lanes * plan.threads:
+            widths = [width for width in LANES if width <= lanes]
+            lanes = min(widths, key=lambda width: _TILE_COST[width] * _rounds(rows, width, plan.threads))
         whole = rows == pool.counts[pool.slots].sum()
         if lanes == pool.lanes and whole and pool.slots.size <= -(-rows // lanes) + plan.threads:
             pool.ids[place[0], place[1]] = np.arange(rows)

@@ -174,18 +174,18 @@ def block(_, lanes, group, wide, x, x_stride, count, index, weight, bias, target
 
 
 @intrinsic(prefer_literal=True)
-def bits_block(_, group, wide, words, count, index, weight, bias, target, y, stride, lower, upper, every):
-    """`block` for 64 rows of 0/1 inputs: bit r of the uint64 at `words + 8 * i` is input i of row r."""
-    literals = group, wide
-    group, wide = (literal.literal_value for literal in literals)
+def bits_block(_, lanes, group, wide, words, count, index, weight, bias, target, y, stride, lower, upper, every):
+    """`block` for 64 or 16 rows of 0/1 inputs: bit r of the word at `words + 8 * i` is input i of row r."""
+    literals = lanes, group, wide
+    lanes, group, wide = (literal.literal_value for literal in literals)
     width = 16
 
     def generate(context, builder, __, arguments):
         b = builder
-        words, count, index, weight, bias, target, y, stride, lower, upper, every = arguments[2:]
+        words, count, index, weight, bias, target, y, stride, lower, upper, every = arguments[3:]
         vector, mask = ir.VectorType(_FLOAT, width), ir.VectorType(ir.IntType(1), width)
         every = b.trunc(every, ir.IntType(1)) if every.type.width > 1 else every
-        parts = 64 // width
+        parts = lanes // width
         with _Loop(b, count, [ir.Constant(vector, [0.0] * width)] * (group * parts)) as loop:
             word = b.add(words, b.shl(_index(b, index, loop.k, wide), _long(3)))
             masks = [b.bitcast(_load(b, b.add(word, _long(2 * p)), _HALF), mask) for p in range(parts)]
