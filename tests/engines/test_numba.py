@@ -145,12 +145,12 @@ def test_outputs_of_one_input_set_share_their_indices():
     weights[[1, 5, 7], :7] = np.arange(21).reshape(3, 7) + 1
     weights[2, 8] = 1
     packed = pack(SparseLayer.from_matrix(weights))
-    blocks, index, weight, _, target = packed.arrays
+    blocks, index, weight, _ = packed.arrays
     assert (blocks[:, 1] & 7).tolist() == [4, 2, 1, 1, 1]
     assert (blocks[:, 1] >> 3).tolist() == [3, 3, 3, 0, 1]
     assert index.tolist() == [1, 5, 7, 2]
     assert (packed.groups, packed.grouped) == (3, 7)
-    assert target.tolist() == list(range(9))
+    assert packed.position.tolist() == list(range(9))
     assert weight[:4].tolist() == [1, 2, 3, 4]
 
 

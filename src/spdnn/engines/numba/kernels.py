@@ -13,9 +13,9 @@ import numpy as np
 
 from .vector import alive, bits_block, block, compress, copy_lanes, peek
 
-LAYER_FIELDS = 8
-"""int64 columns of a layer table: blocks, address of the block table, of indices, of weights, of biases, of
-targets, flags (1: bias to every entry, 2: uint32 indices), outputs. Block table rows are int64 pairs: byte offset
+LAYER_FIELDS = 7
+"""int64 columns of a layer table: blocks, address of the block table, of indices, of weights, of biases,
+flags (1: bias to every entry, 2: uint32 indices), outputs. Block table rows are int64 pairs: byte offset
 of the first index, and inputs * 8 + outputs of the block."""
 
 TILES, BITS, CSR = 0, 1, 2
@@ -29,9 +29,9 @@ def run_layer(lanes, table, bounds, x, x_stride, y, bits):
     """One layer (a row of the layer table, its lower and upper bound) from tile x (or bit tile) to tile y."""
     stride = lanes * 4
     row, index = table[1], table[2]
-    weight, bias, target = table[3], table[4], table[5]
-    every = (table[6] & 1) != 0
-    wide = (table[6] & 2) != 0
+    weight, bias = table[3], table[4]
+    every = (table[5] & 1) != 0
+    wide = (table[5] & 2) != 0
     lower, upper = bounds[0], bounds[1]
     for _ in range(table[0]):
         at = index + peek(row)
@@ -41,75 +41,75 @@ def run_layer(lanes, table, bounds, x, x_stride, y, bits):
         if bits and lanes == 64:
             if wide:
                 if group == 4:
-                    bits_block(64, 4, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    bits_block(64, 4, 1, x, count, at, weight, bias, y, stride, lower, upper, every)
                 elif group == 2:
-                    bits_block(64, 2, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    bits_block(64, 2, 1, x, count, at, weight, bias, y, stride, lower, upper, every)
                 else:
-                    bits_block(64, 1, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    bits_block(64, 1, 1, x, count, at, weight, bias, y, stride, lower, upper, every)
             elif group == 4:
-                bits_block(64, 4, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                bits_block(64, 4, 0, x, count, at, weight, bias, y, stride, lower, upper, every)
             elif group == 2:
-                bits_block(64, 2, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                bits_block(64, 2, 0, x, count, at, weight, bias, y, stride, lower, upper, every)
             else:
-                bits_block(64, 1, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                bits_block(64, 1, 0, x, count, at, weight, bias, y, stride, lower, upper, every)
         elif bits:
             if wide:
                 if group == 4:
-                    bits_block(16, 4, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    bits_block(16, 4, 1, x, count, at, weight, bias, y, stride, lower, upper, every)
                 elif group == 2:
-                    bits_block(16, 2, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    bits_block(16, 2, 1, x, count, at, weight, bias, y, stride, lower, upper, every)
                 else:
-                    bits_block(16, 1, 1, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    bits_block(16, 1, 1, x, count, at, weight, bias, y, stride, lower, upper, every)
             elif group == 4:
-                bits_block(16, 4, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                bits_block(16, 4, 0, x, count, at, weight, bias, y, stride, lower, upper, every)
             elif group == 2:
-                bits_block(16, 2, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                bits_block(16, 2, 0, x, count, at, weight, bias, y, stride, lower, upper, every)
             else:
-                bits_block(16, 1, 0, x, count, at, weight, bias, target, y, stride, lower, upper, every)
+                bits_block(16, 1, 0, x, count, at, weight, bias, y, stride, lower, upper, every)
         elif lanes == 64:
             if wide:
                 if group == 4:
-                    block(64, 4, 1, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    block(64, 4, 1, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
                 elif group == 2:
-                    block(64, 2, 1, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    block(64, 2, 1, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
                 else:
-                    block(64, 1, 1, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    block(64, 1, 1, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
             elif group == 4:
-                block(64, 4, 0, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                block(64, 4, 0, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
             elif group == 2:
-                block(64, 2, 0, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                block(64, 2, 0, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
             else:
-                block(64, 1, 0, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                block(64, 1, 0, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
         elif lanes == 16:
             if wide:
                 if group == 4:
-                    block(16, 4, 1, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    block(16, 4, 1, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
                 elif group == 2:
-                    block(16, 2, 1, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    block(16, 2, 1, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
                 else:
-                    block(16, 1, 1, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                    block(16, 1, 1, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
             elif group == 4:
-                block(16, 4, 0, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                block(16, 4, 0, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
             elif group == 2:
-                block(16, 2, 0, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                block(16, 2, 0, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
             else:
-                block(16, 1, 0, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                block(16, 1, 0, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
         elif wide:
             if group == 4:
-                block(4, 4, 1, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                block(4, 4, 1, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
             elif group == 2:
-                block(4, 2, 1, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                block(4, 2, 1, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
             else:
-                block(4, 1, 1, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+                block(4, 1, 1, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
         elif group == 4:
-            block(4, 4, 0, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+            block(4, 4, 0, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
         elif group == 2:
-            block(4, 2, 0, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+            block(4, 2, 0, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
         else:
-            block(4, 1, 0, x, x_stride, count, at, weight, bias, target, y, stride, lower, upper, every)
+            block(4, 1, 0, x, x_stride, count, at, weight, bias, y, stride, lower, upper, every)
         weight += 4 * count * group
         bias += 4 * group
-        target += 4 * group
+        y += stride * group
 
 
 @_jit
@@ -237,7 +237,7 @@ def advance(
             base = waiting[buffer].ctypes.data
             rows = min(lanes, waiting_counts[buffer])
             left = waiting_counts[buffer] - rows
-            neurons = tables[level - 1, 7]
+            neurons = tables[level - 1, 6]
             for r in range(rows):
                 ids[r] = waiting_ids[buffer, r]
             if level == layers:
@@ -259,7 +259,7 @@ def advance(
         # go on with it until its rows have thinned out or the segment ends
         present = full >> np.uint64(64 - rows)
         while True:
-            neurons = tables[level - 1, 7]
+            neurons = tables[level - 1, 6]
             mask = present
             buffer = check[level]
             if buffer >= 0:

@@ -75,8 +75,10 @@ class NumbaPlan(Plan):
         kept: list[Packed] | None = []
         widths = [self.network.inputs]
         largest = 0
+        position = None
         for layer in self.network:
-            layer, packed = self._prepared(folder, layer)
+            layer, packed = self._prepared(folder, layer, position)
+            position = packed.position
             widths.append(layer.outputs)
             largest = max(largest, packed.nbytes)
             facts = self._facts
@@ -89,8 +91,9 @@ class NumbaPlan(Plan):
                     kept = None
         self._facts["folded_neurons"] = sum(self.network.widths) - sum(widths)
         self.widths = widths
-        self.weight_of_output = multiplicity(folder.expand, widths[-1])
-        self.expand = folder.expand
+        assert position is not None
+        self.place_of_output = position if folder.expand is None else position[folder.expand]
+        self.weight_of_output = multiplicity(self.place_of_output, widths[-1])
         if kept is not None:
             self._keep = Window.of(0, kept)
         self.lanes = LANES[0] if max(widths[1:]) * LANES[0] * 4 <= _WIDE_TILE else LANES[1]
@@ -117,10 +120,10 @@ class NumbaPlan(Plan):
         for array in (*self.pools, *self._scratch.values()):
             array[: _TOUCHED // 4].fill(0.0)
 
-    def _prepared(self, folder: Folder, layer: SparseLayer) -> tuple[SparseLayer, Packed]:
+    def _prepared(self, folder: Folder, layer: SparseLayer, position: np.ndarray | None) -> tuple[SparseLayer, Packed]:
         if self.options.fold:
             layer = folder.fold(layer)
-        return layer, pack(layer)
+        return layer, pack(layer, position)
 
     @property
     def streamed(self) -> bool:
@@ -133,6 +136,7 @@ class NumbaPlan(Plan):
             return
         folder = Folder(self.network.inputs)
         begin, depth = 0, len(self.network)
+        position = None
         while begin < depth:
             with watch.paused():
                 layers: list[Packed] = []
@@ -140,7 +144,8 @@ class NumbaPlan(Plan):
                 while begin + len(layers) < depth and (
                     not layers or total * (1 + 1 / len(layers)) < self._window_bytes
                 ):
-                    packed = self._prepared(folder, self.network.layers[begin + len(layers)])[1]
+                    packed = self._prepared(folder, self.network.layers[begin + len(layers)], position)[1]
+                    position = packed.position
                     layers.append(packed)
                     total += packed.nbytes
                 window = Window.of(begin, layers)

@@ -348,7 +348,7 @@ class Run:
         for k in range(ids.size):
             dense[ids[k]] = tiles[slots[k], :, lane[k]]
         values = dense[rows.owner[live]]
-        return positive, live, values if plan.expand is None else values[:, plan.expand]
+        return positive, live, values[:, plan.place_of_output]
 
 
 class _Chunks:

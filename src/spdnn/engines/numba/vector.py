@@ -115,7 +115,7 @@ class _Loop:
         return False
 
 
-def _finish(b, z, bias, target, y, stride, lower, upper, every, width):
+def _finish(b, z, bias, y, lower, upper, every, width):
     """Bias rule, bounds and store of one output's sums."""
     zero = ir.Constant(z.type, [0.0] * width)
     moved = b.fadd(z, _splat(b, bias, width))
@@ -124,7 +124,7 @@ def _finish(b, z, bias, target, y, stride, lower, upper, every, width):
     low, high = _splat(b, lower, width), _splat(b, upper, width)
     z = b.select(b.fcmp_ordered(">", z, low), z, low)
     z = b.select(b.fcmp_ordered("<", z, high), z, high)
-    _store(b, z, b.add(y, b.mul(b.zext(target, _LONG), stride)))
+    _store(b, z, y)
 
 
 def _index(b, base, k, wide):
@@ -133,15 +133,15 @@ def _index(b, base, k, wide):
     return b.zext(_load(b, at, kind), _LONG)
 
 
-_BLOCK_ARGUMENTS = (types.int64,) * 9 + (types.float32, types.float32, types.boolean)
+_BLOCK_ARGUMENTS = (types.int64,) * 8 + (types.float32, types.float32, types.boolean)
 
 
 @intrinsic(prefer_literal=True)
-def block(_, lanes, group, wide, x, x_stride, count, index, weight, bias, target, y, stride, lower, upper, every):
+def block(_, lanes, group, wide, x, x_stride, count, index, weight, bias, y, stride, lower, upper, every):
     """`group` outputs that read the same `count` inputs, for the `lanes` rows of a tile.
 
     index : uint16 or (wide) uint32 (count,). weight : float32 (count, group). bias : float32 (group,).
-    target : uint32 (group,), the neurons of tile y written. every : bias to all entries, not to non-zeros only.
+    y : the first of the `group` neurons written. every : bias to all entries, not to non-zeros only.
     """
     literals = lanes, group, wide
     lanes, group, wide = (literal.literal_value for literal in literals)
@@ -149,7 +149,7 @@ def block(_, lanes, group, wide, x, x_stride, count, index, weight, bias, target
 
     def generate(context, builder, __, arguments):
         b = builder
-        x, x_stride, count, index, weight, bias, target, y, stride, lower, upper, every = arguments[3:]
+        x, x_stride, count, index, weight, bias, y, stride, lower, upper, every = arguments[3:]
         vector = ir.VectorType(_FLOAT, width)
         multiply_add = _declare(b, f"llvm.fmuladd.v{width}f32", vector, [vector] * 3)
         every = b.trunc(every, ir.IntType(1)) if every.type.width > 1 else every
@@ -165,16 +165,16 @@ def block(_, lanes, group, wide, x, x_stride, count, index, weight, bias, target
                     sums.append(b.call(multiply_add, [values, w, acc]))
                 loop.again(sums)
             for j, z in enumerate(loop.result):
-                place = _load(b, b.add(target, _long(4 * j)), _WORD)
+                row = b.add(b.add(y, shift), b.mul(stride, _long(j)))
                 shift_bias = _load(b, b.add(bias, _long(4 * j)), _FLOAT)
-                _finish(b, z, shift_bias, place, b.add(y, shift), stride, lower, upper, every, width)
+                _finish(b, z, shift_bias, row, lower, upper, every, width)
         return context.get_dummy_value()
 
     return types.void(*literals, *_BLOCK_ARGUMENTS), generate
 
 
 @intrinsic(prefer_literal=True)
-def bits_block(_, lanes, group, wide, words, count, index, weight, bias, target, y, stride, lower, upper, every):
+def bits_block(_, lanes, group, wide, words, count, index, weight, bias, y, stride, lower, upper, every):
     """`block` for 64 or 16 rows of 0/1 inputs: bit r of the word at `words + 8 * i` is input i of row r."""
     literals = lanes, group, wide
     lanes, group, wide = (literal.literal_value for literal in literals)
@@ -182,7 +182,7 @@ def bits_block(_, lanes, group, wide, words, count, index, weight, bias, target,
 
     def generate(context, builder, __, arguments):
         b = builder
-        words, count, index, weight, bias, target, y, stride, lower, upper, every = arguments[3:]
+        words, count, index, weight, bias, y, stride, lower, upper, every = arguments[3:]
         vector, mask = ir.VectorType(_FLOAT, width), ir.VectorType(ir.IntType(1), width)
         every = b.trunc(every, ir.IntType(1)) if every.type.width > 1 else every
         parts = lanes // width
@@ -198,14 +198,14 @@ def bits_block(_, lanes, group, wide, words, count, index, weight, bias, target,
                     sums.append(b.select(masks[p], b.fadd(acc, w), acc))
             loop.again(sums)
         for j in range(group):
-            place = _load(b, b.add(target, _long(4 * j)), _WORD)
+            row = b.add(y, b.mul(stride, _long(j)))
             shift_bias = _load(b, b.add(bias, _long(4 * j)), _FLOAT)
             for p in range(parts):
                 z = loop.result[j * parts + p]
-                _finish(b, z, shift_bias, place, b.add(y, _long(4 * p * width)), stride, lower, upper, every, width)
+                _finish(b, z, shift_bias, b.add(row, _long(4 * p * width)), lower, upper, every, width)
         return context.get_dummy_value()
 
-    return types.void(*literals, *(types.int64,) * 8, types.float32, types.float32, types.boolean), generate
+    return types.void(*literals, *(types.int64,) * 7, types.float32, types.float32, types.boolean), generate
 
 
 @intrinsic(prefer_literal=True)
