@@ -26,7 +26,7 @@ from .vector import LANES
 _WEIGHT_SHARE = 0.5
 _POOL_SHARE = 0.125
 _TOUCHED = 1 << 27
-_WIDE_TILE = 8 << 20  # bytes; wider tiles than this in the caches are run 16 rows at a time
+_WIDE_TILE = 32 << 20  # bytes; tiles larger than this, hence than most caches, are cut to 16 rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class NumbaPlan(Plan):
 
     def __init__(self, network: SparseNetwork, rows: int, options: Options):
         super().__init__(network, rows, options)
-        self.threads = options.threads or len(os.sched_getaffinity(0))
+        self.threads = options.threads or _cpus()
         self.may_drop = droppable(network) if options.compact else np.zeros(len(network) + 1, bool)
         self.limit = memory.budget(options.memory_limit)
         self.pool_bytes = int(self.limit * _POOL_SHARE)
@@ -226,6 +226,13 @@ class NumbaPlan(Plan):
         if self._executor:
             self._executor.shutdown()
         self._keep, self.pools, self._scratch = None, [], {}
+
+
+def _cpus() -> int:
+    """CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache
