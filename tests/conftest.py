@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("engines.conformance")
+
 
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
