@@ -8,6 +8,7 @@ be launched. `compile_source` compiles for any architecture and needs no GPU.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.resources
 import re
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ _INCLUDE = re.compile(r'^[ \t]*#include[ \t]+"([^"]+)"[ \t]*$', re.MULTILINE)
 def unavailable() -> str | None:
     """Why no CUDA kernel can be compiled and run here and what to install, or None. Never raises."""
     try:
-        import cupy
+        cupy: Any = importlib.import_module("cupy")
     except Exception as error:
         return f"CuPy can't be imported ({error}); pip install 'spdnn[cuda13]' (or 'spdnn[cuda12]')."
     try:
@@ -81,7 +82,7 @@ def compile_source(
     InputError with the compiler's messages where the source doesn't compile.
     """
     try:
-        from cupy.cuda import nvrtc
+        nvrtc: Any = importlib.import_module("cupy").cuda.nvrtc
     except Exception as error:
         raise UnavailableError(f"CuPy can't be imported ({error}); pip install 'spdnn[nvrtc]'.") from None
     target = arch.replace("sm_", "compute_") if ptx else arch
@@ -107,20 +108,19 @@ def load(package: str, name: str, defines: Mapping[str, Any] | None = None) -> A
     why = unavailable()
     if why is not None:
         raise UnavailableError(f"CUDA kernels can't run here: {why}")
-    import cupy
-
+    cupy: Any = importlib.import_module("cupy")
     device = cupy.cuda.Device()
     return _load(package, name, compile_options(defines), int(device.id))
 
 
 @functools.cache
 def _load(package: str, name: str, options: tuple[str, ...], device: int) -> Any:
-    import cupy
-    from cupy.cuda.compiler import CompileException
+    cupy: Any = importlib.import_module("cupy")
+    failure = cupy.cuda.compiler.CompileException
 
     module = cupy.RawModule(code=read_source(package, name), options=options, backend="nvrtc")
     try:
         module.compile()
-    except CompileException as error:
+    except failure as error:
         raise InputError(f"{package} kernels/{name}.cu doesn't compile here:\n{error}") from None
     return module

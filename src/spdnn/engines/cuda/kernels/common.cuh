@@ -1,6 +1,75 @@
-// Types and the activation that all kernels share.
+// Types, the packed layer and the activation that all kernels share.
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
-typedef long long i64;
+
+#ifndef INDEX
+#define INDEX u16  // of an input neuron: u16 up to 65,536 inputs, else u32
+#endif
+
+#define NONE 0xffffffffu
+
+// A layer in units: `g` outputs that read the same inputs (g = 1: any output by itself).
+// Unit u has the entries start(u) … start(u + 1) − 1: one input and g weights each, weights of an entry adjacent.
+// The entries of a unit are a multiple of 2; padding has weight 0. Mirrors `pack.LAYER` in Python.
+struct Layer {
+  const INDEX* index;
+  const float* weight;
+  const u64* start;  // null: every unit has `width` entries
+  const u32* output; // (units · g) output neurons, NONE for padding; null: unit u is output u
+  const float* bias; // null: bias0 everywhere
+  float bias0, lower, upper;
+  u32 inputs, outputs, units, g, width;
+  u32 bias_all;      // bias to every entry, not only to those that are not zero
+  u32 may_drop;      // rows that are zero after this layer stay so
+};
+
+__device__ __forceinline__ u64 unit_start(const Layer& layer, u32 unit) {
+  return layer.start ? layer.start[unit] : (u64)unit * layer.width;
+}
+
+__device__ __forceinline__ float activate(float z, float bias, const Layer& layer) {
+  if (layer.bias_all || z != 0.0f) z += bias;
+  return fminf(fmaxf(z, layer.lower), layer.upper);
+}
+
+// The indices of N entries that start at a multiple of N.
+template <int N>
+struct alignas(N * sizeof(INDEX) > 16 ? 16 : N * sizeof(INDEX)) Indices {
+  INDEX at[N];
+};
+
+template <int N>
+struct alignas(N * 4 > 16 ? 16 : N * 4) Floats {
+  float at[N];
+};
+
+// One neuron's part of a row's hash: a sum over all neurons, so that any order of adding gives the same.
+__device__ __forceinline__ u64 hash_term(u32 neuron, float value) {
+  u32 x = __float_as_uint(value) * 0x9E3779B1u + neuron * 0x85EBCA77u;
+  x ^= x >> 15;
+  x *= 0x2C1B3C6Du;
+  x ^= x >> 12;
+  const u32 y = (x ^ neuron) * 0x297A2D39u;
+  return ((u64)(y ^ (y >> 15)) << 32) + x;
+}
+
+// Finds, for the row `slot`, a row of the same hash (the first to come), entering it in the table otherwise.
+// An entry is (stamp << 32 | row); those with another stamp count as empty.
+__device__ __forceinline__ u32 same_hash(const u64* hashes, u32 slot, u64* table, u32 mask, u32 stamp) {
+  const u64 hash = hashes[slot];
+  const u64 mine = ((u64)stamp << 32) | slot;
+  u32 bucket = (u32)(hash ^ (hash >> 32)) & mask;
+  for (;;) {
+    u64 found = *(volatile u64*)(table + bucket);
+    if ((u32)(found >> 32) != stamp) {
+      const u64 before = atomicCAS(table + bucket, found, mine);
+      if (before == found) return slot;
+      found = before;
+      if ((u32)(found >> 32) != stamp) continue;
+    }
+    if (hashes[(u32)found] == hash) return (u32)found;
+    bucket = (bucket + 1) & mask;
+  }
+}

@@ -1,0 +1,108 @@
+// One layer at a time over activations in device memory: tiles of 128 rows, neuron-major within a tile.
+//
+// Value of row r, neuron n: tiles[r / 128][n][r % 128]. A warp computes a unit for the 128 rows of a tile, a lane
+// four rows. Definitions: GROUP (1 or 8), INDEX.
+#include "common.cuh"
+
+constexpr int TILE = 128;
+constexpr int WARPS = 8;
+
+template <bool BITS>
+__device__ __forceinline__ float4 read(const void* in, u32 neuron, u32 lane) {
+  if (BITS) {
+    const u32 field = __ldg((const u32*)in + neuron * (TILE / 32) + lane / 8) >> (lane % 8 * 4);
+    return make_float4(field & 1 ? 1.0f : 0.0f, field & 2 ? 1.0f : 0.0f, field & 4 ? 1.0f : 0.0f,
+                       field & 8 ? 1.0f : 0.0f);
+  }
+  return __ldg((const float4*)((const float*)in + (u64)neuron * TILE) + lane);
+}
+
+template <bool BITS, int G, int N>
+__device__ __forceinline__ void add_entries(const Layer& layer, u64 from, u64 to, const void* in, u32 lane,
+                                            float (&sum)[G][4]) {
+#pragma unroll 1
+  for (u64 k = from; k < to; k += N) {
+    const Indices<N> index = *(const Indices<N>*)(layer.index + k);
+    float4 x[N];
+#pragma unroll
+    for (int n = 0; n < N; n++) x[n] = read<BITS>(in, index.at[n], lane);
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+      for (int g = 0; g < G; g++) {
+        const float w = __ldg(layer.weight + (k + n) * G + g);
+        sum[g][0] = fmaf(w, x[n].x, sum[g][0]);
+        sum[g][1] = fmaf(w, x[n].y, sum[g][1]);
+        sum[g][2] = fmaf(w, x[n].z, sum[g][2]);
+        sum[g][3] = fmaf(w, x[n].w, sum[g][3]);
+      }
+    }
+  }
+}
+
+template <bool BITS, int G>
+__device__ __forceinline__ u32 compute(const Layer& layer, u32 unit, const void* in, float* out, u32 lane) {
+  float sum[G][4] = {};
+  const u64 from = unit_start(layer, unit), to = unit_start(layer, unit + 1);
+  if (layer.width % 8 == 0 && layer.width)
+    add_entries<BITS, G, 8>(layer, from, to, in, lane, sum);
+  else
+    add_entries<BITS, G, 2>(layer, from, to, in, lane, sum);
+  u32 alive = 0;
+#pragma unroll
+  for (int g = 0; g < G; g++) {
+    const u32 output = layer.output ? layer.output[unit * G + g] : unit;
+    if (output == NONE) continue;
+    const float bias = layer.bias ? layer.bias[output] : layer.bias0;
+    float4 y;
+    y.x = activate(sum[g][0], bias, layer);
+    y.y = activate(sum[g][1], bias, layer);
+    y.z = activate(sum[g][2], bias, layer);
+    y.w = activate(sum[g][3], bias, layer);
+    alive |= (y.x != 0.0f ? 1u : 0u) | (y.y != 0.0f ? 1u << 8 : 0u) | (y.z != 0.0f ? 1u << 16 : 0u) |
+             (y.w != 0.0f ? 1u << 24 : 0u);
+    *((float4*)(out + (u64)output * TILE) + lane) = y;
+  }
+  return alive;
+}
+
+template <bool BITS, int G>
+__device__ __forceinline__ void layer_tile(const Layer& layer, u32 units_per_warp, const void* in, u64 in_stride,
+                                           float* out, u64 out_stride, u8* alive, const u32* count) {
+  const u32 tile = blockIdx.y;
+  if (tile * TILE >= *count) return;
+  const u32 lane = threadIdx.x % 32;
+  const void* from = (const u8*)in + tile * in_stride;
+  float* to = out + tile * out_stride;
+  u32 any = 0;
+  for (u32 i = 0; i < units_per_warp; i++) {
+    const u32 unit = (blockIdx.x * units_per_warp + i) * WARPS + threadIdx.x / 32;
+    if (unit >= layer.units) break;
+    any |= compute<BITS, G>(layer, unit, from, to, lane);
+  }
+  if (alive && any) {
+    u32* flags = (u32*)(alive + tile * TILE) + lane;
+    if ((*flags | any) != *flags) atomicOr(flags, any);
+  }
+}
+
+// in_stride: bytes a tile of the input, bits or float; out_stride: floats a tile of the output.
+// alive[r] (null: not asked for) becomes 1 for rows with a value that is not zero.
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+    stream(const Layer* layers, u32 l, u32 units_per_warp, const void* in, u64 in_stride, u32 is_bits, float* out,
+           u64 out_stride, u8* alive, const u32* count) {
+  const Layer layer = layers[l];
+#if GROUP > 1
+  if (layer.g == GROUP) {
+    if (is_bits)
+      layer_tile<true, GROUP>(layer, units_per_warp, in, in_stride, out, out_stride, alive, count);
+    else
+      layer_tile<false, GROUP>(layer, units_per_warp, in, in_stride, out, out_stride, alive, count);
+    return;
+  }
+#endif
+  if (is_bits)
+    layer_tile<true, 1>(layer, units_per_warp, in, in_stride, out, out_stride, alive, count);
+  else
+    layer_tile<false, 1>(layer, units_per_warp, in, in_stride, out, out_stride, alive, count);
+}

@@ -1,0 +1,303 @@
+"""A network on a GPU: which way it is run, in what tiles, and what that takes."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from typing import Any
+
+import numpy as np
+
+from ...engine import Activations, LayerProfile, Loaded, Options, Plan, Progress, Stopwatch
+from ...errors import InputError, MemoryLimitError
+from ...features import Features
+from ...network import SparseNetwork
+from . import loader, stages, streaming
+from .pack import PackedNetwork
+from .stages import StageRunner, stage_bounds, tile_shape
+from .streaming import StreamRunner, checked
+
+REGIMES = ("stages", "layers")
+
+
+class CudaPlan(Plan):
+    """`regime` (one of REGIMES) forces how rows are run; by default stages wherever a tile fits."""
+
+    def __init__(
+        self,
+        network: SparseNetwork,
+        rows: int,
+        options: Options,
+        *,
+        packed: PackedNetwork | None = None,
+        regime: str | None = None,
+    ):
+        super().__init__(network, rows, options)
+        self._xp = importlib.import_module("cupy")
+        device = options.device if options.device is not None else 0
+        try:
+            self._device = self._xp.cuda.Device(int(device))
+        except (ValueError, TypeError):
+            raise InputError(f"Expected a GPU's number as device, got {options.device!r}.") from None
+        self._forced = regime
+        self._runners: dict[Any, Any] = {}
+        with self._device:
+            self._stream = self._xp.cuda.Stream(non_blocking=True)
+            self._limit = self._room()
+            if packed is None:
+                packed = PackedNetwork(network, options.variant == "groups", options.fold, self._limit * 3 // 5)
+            self._packed: PackedNetwork = packed
+            self._work_limit = self._limit - (packed.limit if packed.streamed else packed.nbytes)
+
+    def _room(self) -> int:
+        self._xp.get_default_memory_pool().free_all_blocks()
+        free = int(self._xp.cuda.runtime.memGetInfo()[0])
+        room = int(free * 0.92)
+        return min(room, self.options.memory_limit) if self.options.memory_limit else room
+
+    @property
+    def nbytes(self) -> int:
+        return self._packed.nbytes
+
+    def describe(self) -> dict[str, Any]:
+        packed = self._packed
+        regime, shape = self._way("bits")
+        outputs = sum(packed.widths[1:])
+        entries = sum(e * g for _, g, e in packed.units_of)
+        facts: dict[str, Any] = {
+            "format": "units of up to 8 outputs" if any(g > 1 for _, g, _ in packed.units_of) else "ell/csr",
+            "variant": self.options.variant,
+            "regime": regime,
+            "index_bits": 32 if packed.wide else 16,
+            "neurons": sum(self.network.widths[1:]),
+            "neurons_computed": outputs,
+            "grouped_layers": sum(g > 1 for _, g, _ in packed.units_of),
+            "weights_stored": entries,
+            "padding": entries / max(1, self.network.edges) if not packed.folded else None,
+            "streamed": packed.streamed,
+            "windows": len(packed.windows()),
+        }
+        if shape:
+            facts |= {"tile_rows": shape[0], "shared_bytes": 8 * shape[1], "threads": shape[2]}
+        facts["peak_device_bytes"] = int(self._xp.get_default_memory_pool().total_bytes())
+        return {**facts, **super().describe()}
+
+    # -- features ------------------------------------------------------------------------------------------
+    def _way(self, kind: str) -> tuple[str, tuple[int, int, int] | None]:
+        """The regime for features of a kind (``"bits"`` or ``"dense"``), and the tile for stages."""
+        limit = int(self._device.attributes["MaxSharedMemoryPerBlockOptin"])
+        shape = tile_shape(self._packed, kind == "bits", limit)
+        if self._forced == "layers" or shape is None:
+            return "layers", None
+        return "stages", shape
+
+    def _load(self, features: Features) -> tuple[Any, int]:
+        kind = "bits" if features.kind == "bits" or features.is_binary else "dense"
+        regime, shape = self._way(kind)
+        per_row = features.columns // 8 + 8 if kind == "bits" else features.columns * 4
+        need = StageRunner.bytes_for if regime == "stages" else StreamRunner.bytes_for
+        step = streaming.TILE * 8
+        rows = max(1, features.rows)
+        while rows > step and need(self._packed, rows) + per_row * rows * 2 > self._work_limit:
+            rows = -(-rows // 2 // step) * step
+        needed = need(self._packed, rows) + per_row * rows * 2
+        if needed > self._work_limit:
+            raise MemoryLimitError(
+                f"Expected room for {rows} rows, {needed} bytes, beside the weights on the GPU; "
+                f"{self._work_limit} are left. Raise the memory limit.",
+                needed=needed + self.nbytes,
+                limit=self._limit,
+            )
+        starts = list(range(0, max(1, features.rows), rows))
+        resident = len(starts) == 1
+        parts = [features[start : start + rows] if not resident else features for start in starts]
+        with self._device, self._stream:
+            ready = [self._bring(parts[0], kind, regime, shape)] if resident else None
+        handle = _Handle(kind, regime, shape, parts, ready, rows)
+        return handle, ready[0].nbytes if ready else 0
+
+    def _bring(self, part: Features, kind: str, regime: str, shape: Any) -> Any:
+        """A part of the features on the device in the form the regime reads."""
+        xp, u32, u64 = self._xp, np.uint32, np.uint64
+        columns = part.columns
+        index = {"INDEX": "u32" if self._packed.wide else "u16"}
+        tile_rows = shape[0] if regime == "stages" else streaming.TILE
+        tiles = -(-max(1, part.rows) // tile_rows)
+        if kind == "bits":
+            words = xp.asarray(part.to_bits())
+            stride = stages.bit_stride(columns, tile_rows) if regime == "stages" else streaming.bit_stride(columns)
+            out = xp.zeros(max(16, tiles * stride), xp.uint8)
+            if out.size and words.size:
+                kernel = loader.load(stages.PACKAGE, "bits", index).get_function("tile_bits")
+                arguments = (
+                    words, u64(words.shape[1]), u32(part.rows), u32(columns), u32(tile_rows), out, u64(stride),
+                    u64(tiles * stride),
+                )  # fmt: skip
+                kernel((4096,), (256,), arguments)
+        elif regime == "stages":
+            out = xp.asarray(np.ascontiguousarray(part.to_dense(np.float32)))
+        else:
+            out = xp.zeros(max(1, tiles * columns * streaming.TILE), xp.float32)
+            kernel = loader.load(stages.PACKAGE, "tiles", index).get_function("tile_rows")
+            step = streaming.TILE * max(1, (1 << 26) // (streaming.TILE * max(1, columns)))
+            for start in range(0, part.rows, step):
+                block = xp.asarray(np.ascontiguousarray(part[start : start + step].to_dense(np.float32)))
+                values = -(-len(block) // streaming.TILE) * streaming.TILE * columns
+                stride = u64(columns * streaming.TILE)
+                arguments = (block, u32(len(block)), u32(start), u32(columns), out, stride, u64(values))
+                if values:
+                    kernel((4096,), (256,), arguments)
+                self._stream.synchronize()
+        self._stream.synchronize()
+        return out
+
+    # -- running -------------------------------------------------------------------------------------------
+    def _execute(
+        self, loaded: Loaded, watch: Stopwatch, *, values: bool, profile: bool, progress: Progress | None
+    ) -> Activations:
+        handle: _Handle = loaded.handle
+        if loaded.rows == 0:
+            empty = np.zeros(0, np.int64)
+            final = {"live": empty, "values": np.zeros((0, self.network.outputs), np.float32)} if values else {}
+            return Activations(0, self.network.outputs, empty, **final)
+        parts = []
+        with self._device, self._stream:
+            with watch.paused():
+                run = self._runner(handle)
+            for i, part in enumerate(handle.parts):
+                if handle.ready is not None:
+                    array = handle.ready[0]
+                else:
+                    with watch.paused():
+                        array = self._bring(part, handle.kind, handle.regime, handle.shape)
+                features = (handle.kind, array)
+                method = self._run_stages if handle.regime == "stages" else self._run_layers
+                layers = method(run, handle, features, part.rows, watch, profile, progress)
+                self._stream.synchronize()
+                offset = i * handle.step
+                positive = run.positive(part.rows) + offset
+                live, rows = run.values(part.rows) if values else (None, None)
+                parts.append((positive, layers, live if live is None else live + offset, rows))
+        result: dict[str, Any] = {"rows": loaded.rows, "outputs": self.network.outputs}
+        result["positive"] = np.concatenate([part[0] for part in parts])
+        if profile:
+            result["profile"] = _added([part[1] for part in parts])
+        if values:
+            rows = np.concatenate([part[3] for part in parts])
+            expand = self._packed.expand
+            rows = rows if expand is None else rows[:, expand]
+            live = np.concatenate([part[2] for part in parts])
+            any_value = (rows != 0).any(1)
+            result |= {"live": live[any_value], "values": rows[any_value]}
+        return Activations(**result)
+
+    def _runner(self, handle: _Handle) -> Any:
+        capacity = max(part.rows for part in handle.parts)
+        key = (handle.regime, handle.shape, capacity)
+        if key not in self._runners:
+            self._runners.clear()
+            if handle.regime == "stages":
+                self._runners[key] = StageRunner(self._xp, self._packed, handle.shape, capacity)
+            else:
+                self._runners[key] = StreamRunner(self._xp, self._packed, capacity)
+        return self._runners[key]
+
+    def _run_stages(self, run, handle, features, rows, watch, profile, progress) -> list[LayerProfile]:
+        options, depth = self.options, len(self.network)
+        switches = {"merge": options.merge, "compact": options.compact}
+        if not profile and not self._packed.streamed and handle.ready is not None:
+            if handle.graph is None or handle.graph[0] is not run:
+                # the first run loads the kernels, which a capture may not; the second one is captured
+                if handle.warm is not run:
+                    handle.warm = run
+                    return self._stage_by_stage(run, features, rows, watch, profile, progress)
+                with watch.paused():
+                    self._stream.synchronize()
+                    self._stream.begin_capture()
+                    run.start(rows)
+                    for first, last in stage_bounds(0, depth, False):
+                        run.stage(first, last, features, rows, **switches)
+                    run.finish(rows)
+                    handle.graph = (run, self._stream.end_capture())
+            handle.graph[1].launch(self._stream)
+            if progress:
+                progress(depth, depth)
+            return []
+        return self._stage_by_stage(run, features, rows, watch, profile, progress)
+
+    def _stage_by_stage(self, run, features, rows, watch, profile, progress) -> list[LayerProfile]:
+        options, depth = self.options, len(self.network)
+        switches = {"merge": options.merge, "compact": options.compact}
+        layers: list[LayerProfile] = []
+        run.start(rows)
+        computed = rows
+        for begin, end in self._packed.windows():
+            with watch.paused():
+                self._packed.bring(begin, end)
+            for first, last in stage_bounds(begin, end, profile):
+                start = self._tick(profile)
+                run.stage(first, last, features, rows, **switches)
+                if profile:
+                    seconds = self._tick(True) - start
+                    layers.append(LayerProfile(first, run.alive(rows), computed, seconds))
+                    computed = run.computed_next()
+                if progress:
+                    progress(last, depth)
+            if self._packed.streamed:
+                self._stream.synchronize()
+        run.finish(rows)
+        return layers
+
+    def _run_layers(self, run, handle, features, rows, watch, profile, progress) -> list[LayerProfile]:
+        options, depth = self.options, len(self.network)
+        switches = {"merge": options.merge, "compact": options.compact}
+        layers: list[LayerProfile] = []
+        run.start(rows, features, exact=profile)
+        for begin, end in self._packed.windows():
+            with watch.paused():
+                self._packed.bring(begin, end)
+            for k in range(begin, end):
+                start, computed = self._tick(profile), run.rows
+                run.layer(k, rows, check=profile or checked(k, depth), **switches)
+                if profile:
+                    seconds = self._tick(True) - start
+                    layers.append(LayerProfile(k, run.alive(rows), computed, seconds))
+                if progress:
+                    progress(k + 1, depth)
+            if self._packed.streamed:
+                self._stream.synchronize()
+        run.finish(rows)
+        return layers
+
+    def _tick(self, profile: bool) -> float:
+        if not profile:
+            return 0.0
+        self._stream.synchronize()
+        return time.perf_counter()
+
+    def close(self) -> None:
+        self._runners.clear()
+        del self._packed
+        self._xp.get_default_memory_pool().free_all_blocks()
+
+
+class _Handle:
+    """Loaded features: `parts` of at most `step` rows; `ready` holds the one part that is resident, else None."""
+
+    def __init__(self, kind: str, regime: str, shape: Any, parts: list[Features], ready: list[Any] | None, step: int):
+        self.kind, self.regime, self.shape, self.parts, self.ready, self.step = kind, regime, shape, parts, ready, step
+        self.graph: Any = None
+        self.warm: Any = None
+
+
+def _added(profiles: list[list[LayerProfile]]) -> tuple[LayerProfile, ...]:
+    """The profiles of row tiles as one."""
+    return tuple(
+        LayerProfile(
+            layers[0].layer,
+            sum(p.live for p in layers),
+            sum(p.computed for p in layers),
+            sum(p.seconds or 0.0 for p in layers),
+        )
+        for layers in zip(*profiles, strict=True)
+    )

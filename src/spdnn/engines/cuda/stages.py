@@ -1,0 +1,188 @@
+"""Many layers at a time: tiles of rows stay in shared memory through a stage (`kernels/fused.cu`).
+
+A run is a sequence of stages. Between two the rows that live are put together row by row, bitwise equal ones are
+found (`kernels/settle.cu`), and all counts stay on the device, so that the whole run is one CUDA graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import loader
+from .pack import PackedNetwork
+
+PACKAGE = "spdnn.engines.cuda"
+SHARED_BYTES = 227 * 1024
+"""Shared memory a block of an H100 or H200 may take; other GPUs' limits are asked for."""
+BOUNDARIES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 64, 96)
+"""Layers after which a stage ends; past the last, every LATER layers."""
+LATER = 128
+
+
+def stage_bounds(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
+    """The stages of the layers first … last − 1."""
+    if every_layer:
+        return [(k, k + 1) for k in range(first, last)]
+    ends = [b for b in (*BOUNDARIES, *range(BOUNDARIES[-1] + LATER, last, LATER)) if first < b < last]
+    return list(zip([first, *ends], [*ends, last], strict=True))
+
+
+def tile_shape(packed: PackedNetwork, bits: bool, shared_limit: int) -> tuple[int, int, int] | None:
+    """(rows of a tile, floats of one of the two buffers, threads) or None where no useful tile fits.
+
+    The largest tile that lets two blocks share a multiprocessor, or else the largest that fits.
+    """
+    hidden = max(packed.widths[1:])
+    options = []
+    for rows in (32, 16, 8, 4):
+        floats = max(hidden, 0 if bits else packed.widths[0]) * rows
+        if bits:
+            floats = max(floats, bit_stride(packed.widths[0], rows) // 4)
+        floats = -(-floats // 4) * 4
+        if 8 * floats + 2048 <= shared_limit:
+            options.append((rows, floats))
+    if not options:
+        return None
+    pairs = [option for option in options if 2 * (8 * option[1] + 2048) <= shared_limit]
+    rows, floats = (pairs or options)[0]
+    return rows, floats, 512 if pairs or any(g > 1 for _, g, _ in packed.units_of) else 1024
+
+
+def bit_stride(columns: int, rows: int) -> int:
+    """Bytes of a tile of `rows` bit-packed rows."""
+    return -(-columns * rows // 128) * 16
+
+
+class StageRunner:
+    """Runs a packed network in stages over up to `capacity` rows. `shape` is what `tile_shape` gave."""
+
+    def __init__(self, xp: Any, packed: PackedNetwork, shape: tuple[int, int, int], capacity: int):
+        self._xp, self._packed, self._capacity = xp, packed, capacity
+        self.tile_rows, self._span, self._threads = shape
+        group = max(g for _, g, _ in packed.units_of)
+        index = {"INDEX": "u32" if packed.wide else "u16"}
+        defines = {"ROWS": self.tile_rows, "THREADS": self._threads, "GROUP": group, **index}
+        self._fused = loader.load(PACKAGE, "fused", defines).get_function("fused")
+        self._shared = 8 * self._span
+        self._fused.max_dynamic_shared_size_bytes = self._shared
+        settle = loader.load(PACKAGE, "settle", index)
+        names = ("everyone", "follow", "merge", "row_sums", "positive")
+        self._everyone, self._follow, self._merge, self._row_sums, self._positive = map(settle.get_function, names)
+        device = xp.cuda.Device().attributes
+        self._sms = device["MultiProcessorCount"]
+        per_sm = device["MaxSharedMemoryPerMultiprocessor"] // (self._shared + 2048)
+        threads = 65536 // (64 * self._threads) if group == 1 else 65536 // (128 * self._threads)
+        self._blocks = self._sms * max(1, min(per_sm, threads))
+        n = max(1, capacity)
+        self._stride = -(-max(packed.widths[1:]) // 4) * 4
+        self._kept = [xp.empty((n, self._stride), xp.float32) for _ in range(2)]
+        self._hashes = xp.empty(n, xp.uint64)
+        self._slot = xp.empty(n, xp.uint32)
+        self._same = xp.empty(n, xp.uint32)
+        self._list = xp.empty(n, xp.uint32)
+        self.owner = xp.empty(n, xp.uint32)
+        self._sums = xp.zeros(n, xp.float64)
+        self._flag = xp.zeros(n, xp.uint8)
+        self._flag_host = xp.cuda.alloc_pinned_memory(n)
+        self._table = xp.zeros(1 << max(8, (2 * n - 1).bit_length()), xp.uint64)
+        depth = len(packed.network)
+        self._counts = xp.zeros((2, depth), xp.uint32)  # rows kept by a stage; rows distinct after it
+        self._rows = xp.zeros(1, xp.uint32)
+        copies = packed.copies
+        self._copies = None if copies is None else xp.asarray(copies.astype(np.float32))
+
+    @staticmethod
+    def bytes_for(packed: PackedNetwork, rows: int) -> int:
+        """Device bytes of the working arrays for that many rows, about."""
+        return rows * (2 * 4 * (max(packed.widths[1:]) + 4) + 64) + 8 * len(packed.network)
+
+    def start(self, rows: int) -> None:
+        """Before `stages`: every row stands for itself."""
+        self._counts.data.memset_async(0, self._counts.nbytes)
+        self._table.data.memset_async(0, self._table.nbytes)
+        self._rows.data.memset_async(0, 4)
+        self._everyone((self._sms,), (256,), (self.owner, np.uint32(rows), self._rows))
+        self._stage, self._merged = 0, False
+        self._source: Any = None
+
+    def stage(self, first: int, last: int, features: Any, rows: int, *, merge: bool, compact: bool) -> None:
+        """Layers first … last − 1. `features` is (kind, array), used for the first stage."""
+        packed, u32, u64 = self._packed, np.uint32, np.uint64
+        s = self._stage
+        null = u64(0)
+        bits, stride, x, x_stride = null, u64(0), null, u64(0)
+        if self._source is None:
+            kind, array = features
+            if kind == "bits":
+                bits, stride = array, u64(bit_stride(packed.widths[0], self.tile_rows))
+            else:
+                x, x_stride = array, u64(packed.widths[0])
+            count, rows_listed = self._rows, null
+        else:
+            x, x_stride = self._source, u64(self._stride)
+            count = self._counts[1 if self._merged else 0, s - 1 : s]
+            rows_listed = self._list if self._merged else null
+        kept = self._kept[s % 2]
+        end = last == len(packed.network)
+        drop = packed.may_drop[last] and (compact or end)
+        self._fused(
+            (self._blocks,),
+            (self._threads,),
+            (
+                packed.table, u32(first), u32(last), bits, stride, x, x_stride, rows_listed, count, kept,
+                u64(self._stride), self._hashes, self._slot, self._counts[0, s : s + 1], u32(self._span),
+                u32(compact), u32(drop),
+            ),
+            shared_mem=self._shared,
+        )  # fmt: skip
+        same = self._same if self._merged else null
+        self._follow((self._sms,), (256,), (self.owner, u32(rows), same, self._slot))
+        self._source, self._merged, self._stage = kept, False, s + 1
+        if merge and not end:
+            arguments = (
+                kept, u64(self._stride), u32(packed.widths[last]), self._hashes, self._counts[0, s : s + 1],
+                self._table, u32(self._table.size - 1), u32(s + 1), self._same, self._list,
+                self._counts[1, s : s + 1],
+            )  # fmt: skip
+            self._merge((4 * self._sms,), (256,), arguments)
+            self._merged = True
+
+    def finish(self, rows: int) -> None:
+        """After the last stage: a flag for each original row with a positive sum, on its way to the host."""
+        u32 = np.uint32
+        copies = np.uint64(0) if self._copies is None else self._copies
+        count = self._counts[0, self._stage - 1 : self._stage]
+        width = self._packed.widths[-1]
+        self._row_sums(
+            (4 * self._sms,), (256,), (self._source, np.uint64(self._stride), u32(width), copies, count, self._sums)
+        )
+        self._positive((self._sms,), (256,), (self.owner, u32(rows), self._sums, self._flag))
+        runtime = self._xp.cuda.runtime
+        stream = self._xp.cuda.get_current_stream()
+        runtime.memcpyAsync(self._flag_host.ptr, self._flag.data.ptr, rows, runtime.memcpyDeviceToHost, stream.ptr)
+
+    def positive(self, rows: int) -> np.ndarray:
+        """int64: the rows with a positive sum, once the stream has finished."""
+        return np.flatnonzero(np.frombuffer(self._flag_host, np.uint8, rows))
+
+    def alive(self, rows: int) -> int:
+        """Original rows not dropped so far (waits for the device)."""
+        return int((self.owner[:rows] != 0xFFFFFFFF).sum())
+
+    def computed(self) -> int:
+        """Rows the last stage kept (waits for the device)."""
+        return int(self._counts[0, self._stage - 1])
+
+    def computed_next(self) -> int:
+        """Rows the next stage computes: distinct ones where rows were merged."""
+        return int(self._counts[1 if self._merged else 0, self._stage - 1])
+
+    def values(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids of the original rows not all zero at the end, their values as computed: folded outputs)."""
+        owner = self.owner[:rows].get()
+        live = np.flatnonzero(owner != 0xFFFFFFFF)
+        width = self._packed.widths[-1]
+        kept = self._source[: self.computed(), :width].get()
+        return live, kept[owner[live].astype(np.int64)]

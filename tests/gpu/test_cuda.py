@@ -1,0 +1,158 @@
+"""The CUDA engine against the float64 reference, in both regimes, with every switch on and off."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from spdnn.engine import Options
+from spdnn.engines.cuda import CudaEngine
+from spdnn.engines.scipy import ScipyEngine
+from spdnn.features import Features
+from spdnn.network import SparseLayer, SparseNetwork
+from spdnn.radixnet import RadixNet, challenge_network
+
+
+def _layer(random, inputs, outputs, fan_in, **options) -> SparseLayer:
+    rows = [np.sort(random.choice(inputs, min(inputs, int(f)), replace=False)) for f in fan_in]
+    indptr = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
+    indices = np.concatenate(rows) if rows else np.zeros(0, int)
+    scale = 1 / np.sqrt(max(1.0, np.mean(fan_in)))
+    return SparseLayer(inputs, indptr, indices.astype(np.int32), random.normal(0.1, scale, indices.size), **options)
+
+
+def power_law(random) -> SparseNetwork:
+    """Between 0 and 2,000 inputs per neuron, rectangular, per-neuron biases."""
+    widths = (2200, 300, 170, 333, 90)
+    layers = []
+    for a, b in itertools.pairwise(widths):
+        fan_in = np.minimum(a, (random.pareto(0.8, b) * 3).astype(int))
+        fan_in[:2] = 0, min(a, 2000)
+        layers.append(_layer(random, a, b, fan_in, bias=random.normal(0, 0.2, b)))
+    return SparseNetwork(layers)
+
+
+def dense(random) -> SparseNetwork:
+    shapes = itertools.pairwise((100, 64, 130, 10))
+    layers = [
+        SparseLayer.from_matrix(random.normal(0, 0.2, s), random.normal(0, 0.1, s[1]), bias_rule="all") for s in shapes
+    ]
+    return SparseNetwork(layers)
+
+
+def radix(random) -> SparseNetwork:
+    net = RadixNet([[2] * 5] * 3, [4] * 16)
+    layers = []
+    for k in range(len(net)):
+        layer = net.layer(k, 1 / 4, -0.1, upper=8.0)
+        p = random.permutation(128).astype(np.int32)
+        indices = np.sort(p[layer.indices].reshape(128, -1), axis=1).reshape(-1)
+        layers.append(SparseLayer(128, layer.indptr, indices, layer.data, layer.bias, upper=8.0))
+    return SparseNetwork(layers)
+
+
+def positive_bias(rule):
+    def make(random) -> SparseNetwork:
+        shape = {"bias": 0.25, "upper": 4.0, "bias_rule": rule}
+        return SparseNetwork([_layer(random, 96, 96, np.full(96, 5), **shape) for _ in range(6)])
+
+    return make
+
+
+def negative_lower(random) -> SparseNetwork:
+    return SparseNetwork([_layer(random, 80, 80, np.full(80, 8), bias=-0.05, lower=-0.5, upper=0.75) for _ in range(5)])
+
+
+NETWORKS = {
+    "power-law": power_law,
+    "dense": dense,
+    "radix": radix,
+    "positive-nonzero": positive_bias("nonzero"),
+    "positive-all": positive_bias("all"),
+    "lower": negative_lower,
+}
+
+
+def features_of(kind: str, columns: int, random) -> Features:
+    array = (random.random((301, columns)) < 0.1).astype(np.float32)
+    array[::7] = 0
+    array[5::7] = array[5]
+    if kind == "bits":
+        return Features.from_bool(array)
+    array *= random.normal(0, 1, array.shape).astype(np.float32)
+    array[5::7] = array[5]
+    return Features.from_csr(sparse.csr_matrix(array)) if kind == "csr" else Features.from_dense(array)
+
+
+def check(network, features, *, regime=None, **switches):
+    from spdnn.engines.cuda.plan import CudaPlan
+
+    want = (
+        ScipyEngine().prepare(network, rows=features.rows, options=Options(dtype="float64")).run(features, values=True)
+    )
+    options = Options(variant=switches.pop("variant", "groups"), **switches)
+    plan = CudaPlan(network, features.rows, options, regime=regime)
+    loaded = plan.load(features)
+    reference = want.to_dense()
+    for _ in range(3):  # the first run, the captured one, a replay
+        got = plan.run(loaded, values=True)
+        dense_rows = got.to_dense()
+        error = np.abs(dense_rows - reference) / np.maximum(1, np.abs(reference))
+        assert error.max(initial=0) < CudaEngine.tolerance
+        clear = np.abs(reference.sum(1)) > 1e-3
+        np.testing.assert_array_equal(
+            np.isin(np.arange(features.rows), got.positive)[clear], (reference.sum(1) > 0)[clear]
+        )
+    profile = plan.run(loaded, profile=True).profile
+    assert [p.layer for p in profile] == list(range(len(network)))
+    plan.close()
+    return profile
+
+
+@pytest.mark.parametrize("regime", ["stages", "layers"])
+@pytest.mark.parametrize("kind", ["bits", "csr", "dense"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_agrees_with_the_reference(name, kind, regime):
+    random = np.random.default_rng(len(name))
+    network = NETWORKS[name](random)
+    check(network, features_of(kind, network.inputs, random), regime=regime)
+
+
+@pytest.mark.parametrize("regime", ["stages", "layers"])
+@pytest.mark.parametrize("variant", ["groups", "general"])
+@pytest.mark.parametrize("switches", list(itertools.product([False, True], repeat=3)))
+def test_switches_change_nothing(switches, variant, regime):
+    random = np.random.default_rng(3)
+    network = radix(random)
+    names = dict(zip(("compact", "merge", "fold"), switches, strict=True))
+    check(network, features_of("bits", 128, random), regime=regime, variant=variant, **names)
+
+
+@pytest.mark.parametrize("regime", ["stages", "layers"])
+def test_streams_weights_and_rows_under_a_memory_limit(regime):
+    random = np.random.default_rng(4)
+    network = NETWORKS["power-law"](random)
+    check(network, features_of("bits", network.inputs, random), regime=regime, memory_limit=6 << 20)
+
+
+@pytest.mark.parametrize("regime", ["stages", "layers"])
+@pytest.mark.parametrize("switches", [{}, {"merge": False, "fold": False}, {"fold": False, "variant": "general"}])
+def test_official_layers(regime, switches):
+    random = np.random.default_rng(5)
+    rows = np.repeat(random.random((120, 16, 16)) < 0.35, 5, axis=0).repeat(2, 1).repeat(2, 2).reshape(600, 1024)
+    profile = check(challenge_network(1024, 30), Features.from_bool(rows), regime=regime, **switches)
+    if switches.get("merge", True):
+        assert profile[-1].computed <= 120
+
+
+def test_equal_rows_are_computed_once():
+    random = np.random.default_rng(6)
+    rows = np.tile(random.random((40, 96)) < 0.3, (25, 1))
+    for regime in ("stages", "layers"):
+        network = positive_bias("all")(np.random.default_rng(7))
+        profile = check(network, Features.from_bool(rows), regime=regime, fold=False)
+        assert profile[0].computed == 1000
+        assert profile[-1].computed <= 40

@@ -1,0 +1,50 @@
+"""Every CUDA source of every engine compiles with NVRTC, in all forms it is used in; no GPU needed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from spdnn.engines.cuda import loader
+from spdnn.errors import InputError
+
+pytest.importorskip("cupy", reason="needs CuPy and NVRTC: pip install 'spdnn[nvrtc]'")
+CUDA = "spdnn.engines.cuda"
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+INDEX = [{"INDEX": "u16"}, {"INDEX": "u32"}]
+FORMS = {
+    "fused": [
+        {"ROWS": rows, "THREADS": threads, "GROUP": group, "INDEX": "u16"}
+        for rows, threads, group in [(32, 512, 1), (4, 1024, 1), (8, 512, 8)]
+    ]
+    + [{"ROWS": 16, "THREADS": 512, "GROUP": 8, "INDEX": "u32"}],
+    "stream": [{"GROUP": group, **index} for group, index in itertools.product((1, 8), INDEX)],
+}
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("name", loader.kernel_names(CUDA))
+def test_compiles(name, arch):
+    for defines in FORMS.get(name, INDEX):
+        assert loader.compile_source(CUDA, name, arch=arch, defines=defines)[:4] == b"\x7fELF"
+
+
+def test_gives_ptx():
+    assert b".target sm_90" in loader.compile_source(CUDA, "settle", arch="sm_90", ptx=True)
+
+
+def test_includes_are_put_in_place_once():
+    text = loader.read_source(CUDA, "settle")
+    assert "#include" not in text
+    assert text.count("struct Layer {") == 1
+
+
+def test_a_missing_source_is_named():
+    with pytest.raises(InputError, match=r"kernels/nothing\.cu"):
+        loader.compile_source(CUDA, "nothing", arch="sm_90")
+
+
+def test_compiler_messages_are_shown():
+    with pytest.raises(InputError, match=r"fused\.cu doesn't compile for sm_90(.|\n)*ROWS"):
+        loader.compile_source(CUDA, "fused", arch="sm_90")
