@@ -8,10 +8,11 @@ import numpy as np
 import scipy
 from scipy import sparse
 
-from ..engine import Activations, Engine, LayerProfile, Loaded, Options, Plan, Progress, Stopwatch
+from ..engine import Engine, Options, Plan
 from ..features import Features
 from ..network import SparseLayer, SparseNetwork
-from ..rows import RowMap, droppable, equal_csr
+from ..rows import equal_csr
+from .layerwise import LayerwisePlan
 
 
 class ScipyEngine(Engine):
@@ -30,61 +31,44 @@ class ScipyEngine(Engine):
         return {"scipy": scipy.__version__, "numpy": np.__version__}
 
 
-class ScipyPlan(Plan):
-    def __init__(self, network: SparseNetwork, rows: int, options: Options):
-        super().__init__(network, rows, options)
-        self._dtype = np.dtype(options.dtype)
-        self._droppable = droppable(network)
-        self._weights = None if network.is_lazy else [self._matrix(layer) for layer in network]
+class ScipyPlan(LayerwisePlan):
+    def describe(self) -> dict[str, Any]:
+        return {"format": "csr", **super().describe()}
 
-    def _matrix(self, layer: SparseLayer) -> sparse.csr_matrix:
+    def _prepared(self, layer: SparseLayer) -> sparse.csr_matrix:
         return layer.weights.astype(self._dtype)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(w.data.nbytes + w.indices.nbytes + w.indptr.nbytes for w in self._weights or ())
+    def _weights_nbytes(self, weights: sparse.csr_matrix) -> int:
+        return _nbytes(weights)
 
-    def describe(self) -> dict[str, Any]:
-        return {"format": "csr", "dtype": self.options.dtype, "streamed": self._weights is None, **super().describe()}
-
-    def _load(self, features: Features) -> tuple[sparse.csr_matrix, int]:
+    def _taken_in(self, features: Features) -> tuple[sparse.csr_matrix, int]:
         matrix = features.to_csr(self._dtype)
-        return matrix, matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
+        return matrix, _nbytes(matrix)
 
-    def _execute(
-        self, loaded: Loaded, watch: Stopwatch, *, values: bool, profile: bool, progress: Progress | None
-    ) -> Activations:
-        y, rows = loaded.handle, RowMap(loaded.rows)
-        layers = []
-        depth = len(self.network)
-        for k in range(depth):
-            with watch.paused():
-                layer = self.network.layers[k]
-                weights = self._matrix(layer) if self._weights is None else self._weights[k]
-            start = watch.seconds
-            computed = y.shape[0]
-            y = activate(y @ weights, layer, self._dtype)
-            if self.options.compact and self._droppable[k + 1]:
-                alive = np.diff(y.indptr) > 0
-                if not alive.all():
-                    y = y[alive]
-                    rows.keep(alive)
-            if self.options.merge:
-                y.sort_indices()
-                stays = rows.merge(equal_csr(y))
-                if stays.size < y.shape[0]:
-                    y = y[stays]
-            if profile:
-                live = int((np.diff(y.indptr) > 0)[rows.owner[rows.owner >= 0]].sum())
-                layers.append(LayerProfile(k, live, computed, watch.seconds - start))
-            if progress:
-                progress(k + 1, depth)
-        positive = rows.rows_of(np.asarray(y.sum(1, dtype=np.float64)).ravel() > 0)
-        result = {"rows": loaded.rows, "outputs": self.network.outputs, "positive": positive, "profile": tuple(layers)}
-        if values:
-            live = rows.rows_of(np.diff(y.indptr) > 0)
-            result |= {"live": live, "values": y[rows.owner[live]].toarray()}
-        return Activations(**result)
+    def _step(self, y: sparse.csr_matrix, weights: sparse.csr_matrix, layer: SparseLayer) -> sparse.csr_matrix:
+        z = activate(y @ weights, layer, self._dtype)
+        if self.options.merge:
+            z.sort_indices()
+        return z
+
+    def _alive(self, y: sparse.csr_matrix) -> np.ndarray:
+        return np.diff(y.indptr) > 0
+
+    def _take(self, y: sparse.csr_matrix, ids: np.ndarray) -> sparse.csr_matrix:
+        return y if ids.size == y.indptr.size - 1 else y[ids]
+
+    def _equal(self, y: sparse.csr_matrix) -> np.ndarray:
+        return equal_csr(y)
+
+    def _sums(self, y: sparse.csr_matrix) -> np.ndarray:
+        return np.asarray(y.sum(1, dtype=np.float64)).ravel()
+
+    def _dense(self, y: sparse.csr_matrix, ids: np.ndarray) -> np.ndarray:
+        return y[ids].toarray()
+
+
+def _nbytes(matrix: sparse.csr_matrix) -> int:
+    return matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
 
 
 def activate(z: sparse.csr_matrix, layer: SparseLayer, dtype: np.dtype) -> sparse.csr_matrix:
