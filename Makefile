@@ -18,7 +18,7 @@ $(VENV)/.base: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) install "$(TORCH)"
-	$(PIP) install -e ".[graphblas,torch,nvrtc,plots,dev]"
+	$(PIP) install -e ".[graphblas,torch,nvrtc,plots,onnx,baselines,dev]"
 	@touch $@ $(VENV)/.base
 
 demo: $(VENV)/.base  ## the official 1024-neuron, 120-layer challenge, end to end

@@ -1,0 +1,30 @@
+"""FSSL: learn compact networks that are measured to be faster. Needs the `torch` extra."""
+
+from .budget import Latency, Sparsity
+from .convert import to_sparse_network
+from .formats import fastest_formats
+from .fssl import FSSL, facts_of
+from .latency import LatencyModel, flops_model, latency_model, measure
+from .saving import export_onnx, load_model, load_state, save_model, save_state
+from .schedule import Schedule
+from .trace import trace
+
+__all__ = [
+    "FSSL",
+    "Latency",
+    "LatencyModel",
+    "Schedule",
+    "Sparsity",
+    "export_onnx",
+    "facts_of",
+    "fastest_formats",
+    "flops_model",
+    "latency_model",
+    "load_model",
+    "load_state",
+    "measure",
+    "save_model",
+    "save_state",
+    "to_sparse_network",
+    "trace",
+]

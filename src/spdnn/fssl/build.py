@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import InputError
+from ..nn import SparseLinear
 from . import ops
 from .trace import ChannelGraph, Ref
 
@@ -17,7 +18,8 @@ Description = list[dict[str, Any]]
 and for modules `module`, `type` and `options`; for functions `function` and `kwargs`."""
 
 _TYPES: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (nn.Linear, nn.BatchNorm1d, ops.Select, *ops.ELEMENTWISE, *ops.MIXING, *ops.OTHER)
+    kind.__name__: kind
+    for kind in (nn.Linear, nn.BatchNorm1d, ops.Select, SparseLinear, *ops.ELEMENTWISE, *ops.MIXING, *ops.OTHER)
 }
 
 
@@ -137,6 +139,15 @@ def _options(module: nn.Module) -> dict[str, Any]:
             "in_features": module.in_features,
             "out_features": module.out_features,
             "bias": module.bias is not None,
+        }
+    if isinstance(module, SparseLinear):
+        return {
+            "in_features": module.in_features,
+            "out_features": module.out_features,
+            "nnz": module.nnz,
+            "bias": module.bias is not None,
+            "format": module.format,
+            "tile": list(module.tile),
         }
     if isinstance(module, nn.BatchNorm1d):
         return {name: getattr(module, name) for name in ("num_features", "eps", "momentum", "affine")}

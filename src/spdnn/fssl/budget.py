@@ -1,0 +1,142 @@
+"""What channels cost and which to give up: targets, prices, and the knapsack that meets a budget exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import InputError
+from .latency import LatencyModel
+from .trace import ChannelGraph
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Remove this fraction of the Linear layers' weights.
+
+    structured : by whole neurons and input features only, so that what stays is dense; else `groups` is the share of
+        the removed weights that goes with neurons and features (stage 1), the rest going as tiles in stage 2.
+    tile : outputs × inputs of what stage 2 removes at once; (1, 1) are single weights.
+    """
+
+    removed: float
+    structured: bool = False
+    groups: float = 0.5
+    tile: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.removed < 1 or not 0 <= self.groups <= 1:
+            raise InputError(f"Expected a fraction of weights in [0, 1), got {self.removed} (groups {self.groups}).")
+        if len(self.tile) != 2 or min(self.tile) < 1:
+            raise InputError(f"Expected a tile of at least 1 × 1 weights, got {self.tile}.")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Reach `ratio` of the dense network's modelled time on the target device, by whole neurons and features."""
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise InputError(f"Expected a ratio of the dense time in (0, 1], got {self.ratio}.")
+
+
+Target = Sparsity | Latency
+Counts = Mapping[int, int]
+"""Channels alive in each space."""
+
+
+class Cost(Protocol):
+    def total(self, counts: Counts) -> float: ...
+
+    def prices(self, counts: Counts) -> dict[int, float]:
+        """What one channel of each space costs: the derivative of the total."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class WeightCost:
+    """Weights of dense layers between the channels alive."""
+
+    graph: ChannelGraph
+
+    def total(self, counts: Counts) -> float:
+        return float(sum(counts[layer.reads] * counts[layer.writes] for layer in self.graph.layers.values()))
+
+    def prices(self, counts: Counts) -> dict[int, float]:
+        found = dict.fromkeys(self.graph.spaces, 0.0)
+        for layer in self.graph.layers.values():
+            found[layer.reads] += counts[layer.writes]
+            found[layer.writes] += counts[layer.reads]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class TimeCost:
+    """Modelled milliseconds of dense layers between the channels alive; a layer called twice counts twice."""
+
+    graph: ChannelGraph
+    model: LatencyModel
+
+    def total(self, counts: Counts) -> float:
+        layers = self.graph.layers.values()
+        return sum(len(x.calls) * self.model.layer(counts[x.reads], counts[x.writes]) for x in layers)
+
+    def prices(self, counts: Counts) -> dict[int, float]:
+        found = dict.fromkeys(self.graph.spaces, 0.0)
+        for layer in self.graph.layers.values():
+            by_input, by_output = self.model.slopes(counts[layer.reads], counts[layer.writes])
+            found[layer.reads] += len(layer.calls) * by_input
+            found[layer.writes] += len(layer.calls) * by_output
+        return found
+
+
+def knapsack(
+    cost: Cost, counts: Counts, importance: Mapping[int, np.ndarray], budget: float, *, least: int = 1
+) -> dict[int, np.ndarray]:
+    """Choose channels to give up so that the cost of the others is within the budget and nothing more would fit.
+
+    counts : channels alive in every space. importance : float (channels,) for each space that may lose some, NaN for
+    channels already dead. Greedy by importance per price, prices renewed as channels go; then given-up channels that
+    still fit are taken back, the most important first. `least` channels of a space always stay.
+
+    Returns bool (channels,) for each space: which go. Raises InputError where even the least costs more than that.
+    """
+    counts = dict(counts)
+    order = {k: np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())] for k, values in importance.items()}
+    taken = dict.fromkeys(order, 0)
+    removed: list[tuple[float, int, int]] = []
+    renew = max(1, sum(map(len, order.values())) // 400)
+    while (total := cost.total(counts)) > budget:
+        prices = cost.prices(counts)
+        if total - budget < 2 * renew * max((prices[k] for k in order), default=0.0):
+            renew = 1
+        for _ in range(renew):
+            scores = {
+                k: float(importance[k][order[k][taken[k]]]) / max(prices[k], 1e-30)
+                for k in order
+                if counts[k] > least and taken[k] < len(order[k])
+            }
+            if not scores:
+                raise InputError(
+                    f"The budget {budget:.4g} can't be met: with {least} channel(s) per layer the cost is "
+                    f"{cost.total(counts):.4g}. Ask for less."
+                )
+            k = min(scores, key=scores.__getitem__)
+            removed.append((scores[k], k, int(order[k][taken[k]])))
+            taken[k] += 1
+            counts[k] -= 1
+    gone = {k: np.zeros(values.size, bool) for k, values in importance.items()}
+    for _, k, channel in removed:
+        gone[k][channel] = True
+    for _, k, channel in sorted(removed, reverse=True):
+        counts[k] += 1
+        if cost.total(counts) <= budget:
+            gone[k][channel] = False
+        else:
+            counts[k] -= 1
+    return gone

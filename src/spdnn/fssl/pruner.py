@@ -1,0 +1,372 @@
+"""The decisions of FSSL over the weights of a traced network: which channels and weights live.
+
+Weights may have a leading dimension, one network each ("members", see `fleet`): every tensor here then has it too, and
+members differ in target, schedule and cost only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import InputError
+from .budget import Cost, Latency, Target, knapsack
+from .proximal import group_norms, scale_groups_, shrink_factors, soft_threshold_
+from .schedule import Schedule, Stage, budget_at
+from .trace import ChannelGraph, Layer
+
+MEMORY = 0.03
+"""Share of a new squared gradient in the running mean of importance."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What one network is to become, when, and what its channels cost meanwhile."""
+
+    target: Target
+    schedule: Schedule
+    cost: Cost
+
+    @property
+    def structured(self) -> bool:
+        return isinstance(self.target, Latency) or self.target.structured
+
+    def describe(self) -> dict[str, Any]:
+        facts = {"kind": type(self.target).__name__, **asdict(self.target), "schedule": asdict(self.schedule)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
+
+
+class Pruner:
+    """Which channels live (`alive`, bool (…, channels) by space) and which weights (`masks`, bool by layer).
+
+    graph : its layers' weights are changed in place. goals : one, or one per member of stacked weights.
+    keep_zeros : weights that are zero now stay zero: a network that starts sparse.
+    """
+
+    def __init__(self, graph: ChannelGraph, goals: Sequence[Goal], *, steps: int, keep_zeros: bool = False):
+        self.graph, self.goals, self.steps, self.done = graph, list(goals), steps, 0
+        weights = self._first_weight
+        self.stack, self.device = weights.shape[:-2], weights.device
+        self.members: list[tuple[int, ...]] = [(k,) for k in range(self.stack[0])] if self.stack else [()]
+        if len(self.goals) != len(self.members):
+            raise InputError(f"Expected {len(self.members)} goals, one a network, got {len(self.goals)}.")
+        if keep_zeros and any(goal.structured for goal in self.goals):
+            raise InputError("A network that starts sparse needs a target of single weights (structured=False).")
+        sizes = {k: space.size for k, space in graph.spaces.items()}
+        self.alive = {k: self._full((n,), True) for k, n in sizes.items()}
+        self.importance = {k: self._full((sizes[k],), 0.0) for k in self.prunable()}
+        self.masks: dict[str, torch.Tensor] = {}
+        self._held: dict[str | int, torch.Tensor] = {}  # by layer, by space
+        if keep_zeros:
+            self.masks = {layer.name: layer.module.weight.detach() != 0 for layer in graph.layers.values()}
+        self.support = {name: mask.clone() for name, mask in self.masks.items()}
+        self.dense_cost = [goal.cost.total(sizes) for goal in self.goals]
+        self.dense_weights = sum(
+            layer.module.in_features * layer.module.out_features for layer in graph.layers.values()
+        )
+        if keep_zeros:
+            at = self.members[0]
+            self.dense_weights = sum(int(mask[at].sum()) for mask in self.masks.values())
+        self._prices = [goal.cost.prices(sizes) for goal in self.goals]
+        self._settle()
+
+    @torch.no_grad()
+    def step(self, rate: float) -> bool:
+        """Once after every step of the optimiser, whose learning rate is `rate`, with the gradients still there.
+
+        Returns whether it decided anything, after which dead channels may be cut away.
+        """
+        self.done += 1
+        stages = [goal.schedule.stage(self.done, self.steps, structured=goal.structured) for goal in self.goals]
+        often = min(goal.schedule.prox_every for goal in self.goals)
+        if self.done % often == 0:
+            if any(stage in ("dense", "groups") for stage, _ in stages):
+                self._note_importance()
+            self._shrink_groups(stages, rate * often)
+            self._shrink_weights(stages, rate * often)
+        decided = []
+        for m, (goal, (stage, progress)) in enumerate(zip(self.goals, stages, strict=True)):
+            due = self.done % goal.schedule.every == 0 or progress == 1.0
+            if due and stage == "groups":
+                self._drop_groups(m, progress)
+            elif due and stage == "weights":
+                self._drop_weights(m, progress)
+            if due and stage in ("groups", "weights"):
+                decided.append(m)
+        if decided:
+            self._settle()
+            self.hold()
+            for m in decided:
+                _, read = self._reach(self.members[m])
+                for k in self.prunable():
+                    self.alive[k][self.members[m]] &= read[k]
+            self._settle()
+        self.hold()
+        return bool(decided)
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Zero what is masked or dead, exactly."""
+        for layer in self.graph.layers.values():
+            if (mask := self._held.get(layer.name)) is not None:
+                layer.module.weight.mul_(mask)
+        for k in self.prunable():
+            if (kept := self._held.get(k)) is None:
+                continue
+            for layer in self.graph.writers(k):
+                if layer.module.bias is not None:
+                    layer.module.bias.mul_(kept)
+            for norm in self.graph.norms(k):
+                for parameter in (norm.weight, norm.bias):
+                    if parameter is not None:
+                        parameter.mul_(kept)
+
+    def prunable(self) -> list[int]:
+        return [k for k, space in self.graph.spaces.items() if not space.fixed]
+
+    def counts(self, member: int = 0) -> dict[int, int]:
+        """Live channels of every space."""
+        return {k: int(alive[self.members[member]].sum()) for k, alive in self.alive.items()}
+
+    def weights(self, member: int = 0) -> int:
+        """Weights that are not zero."""
+        at = self.members[member]
+        return sum(int(torch.count_nonzero(layer.module.weight[at])) for layer in self.graph.layers.values())
+
+    def penalty(self, member: int = 0) -> dict[str, float]:
+        """The terms of the fused loss beside the error: `sparsity` λ_s·Ω, and `time` λ_t·(cost now / dense cost)."""
+        goal, at = self.goals[member], self.members[member]
+        plan = goal.schedule
+        stage, progress = plan.stage(self.done, self.steps, structured=goal.structured)
+        press = plan.penalty * (progress if stage == "groups" else 0.0)
+        norms = sum(float(group_norms(self.graph, k)[at].sum()) for k in self.prunable())
+        cost = goal.cost.total(self.counts(member)) / self.dense_cost[member]
+        return {"sparsity": press * norms, "time": press * plan.time * cost}
+
+    def cut(self, keep: dict[int, torch.Tensor]) -> None:
+        """Follow a network that was cut to these channels of each space (int64, ascending)."""
+        for k, index in keep.items():
+            index = index.to(self.device)
+            self.alive[k] = self.alive[k].index_select(-1, index)
+            if k in self.importance:
+                self.importance[k] = self.importance[k].index_select(-1, index)
+        for table in (self.masks, self.support):
+            for name, mask in table.items():
+                layer = self.graph.layers[name]
+                rows, columns = (keep[k].to(self.device) for k in (layer.writes, layer.reads))
+                table[name] = mask.index_select(-2, rows).index_select(-1, columns)
+        self._held.clear()
+        self._settle()
+
+    def state_dict(self) -> dict[str, Any]:
+        tables = {"alive": self.alive, "importance": self.importance, "masks": self.masks, "support": self.support}
+        return {
+            "done": self.done,
+            "steps": self.steps,
+            "goals": [goal.describe() for goal in self.goals],
+            "dense_cost": self.dense_cost,
+            "dense_weights": self.dense_weights,
+            "prices": [{str(k): v for k, v in prices.items()} for prices in self._prices],
+            **{name: {str(k): v.clone() for k, v in table.items()} for name, table in tables.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The network must have the state's shapes already."""
+        if state["steps"] != self.steps or state["goals"] != [goal.describe() for goal in self.goals]:
+            raise InputError("Expected the state of a training with the same steps, target and schedule.")
+        self.done, self.dense_cost = state["done"], list(state["dense_cost"])
+        self.dense_weights = state["dense_weights"]
+        self._prices = [{int(k): v for k, v in prices.items()} for prices in state["prices"]]
+        for name in ("alive", "importance"):
+            setattr(self, name, {int(k): v.to(self.device) for k, v in state[name].items()})
+        for name in ("masks", "support"):
+            setattr(self, name, {k: v.to(self.device) for k, v in state[name].items()})
+        self._held.clear()
+        self._settle()
+
+    def _note_importance(self) -> None:
+        """A running mean of (∂loss/∂gate)², the gate multiplying what is read of a channel (Molchanov et al. 2019)."""
+        for k in self.prunable():
+            terms = []
+            for layer in self.graph.readers(k):
+                weight = layer.module.weight
+                if weight.grad is not None:
+                    terms.append((weight * weight.grad).sum(-2))
+            if terms:
+                self.importance[k].lerp_(torch.stack(terms).sum(0).square().float(), MEMORY)
+
+    def _shrink_groups(self, stages: Sequence[tuple[Stage, float]], rate: float) -> None:
+        """The proximal step of the group lasso, its thresholds those of size and price."""
+        press = [
+            goal.schedule.penalty * progress * rate if stage == "groups" else 0.0
+            for goal, (stage, progress) in zip(self.goals, stages, strict=True)
+        ]
+        spaces = self.prunable()
+        if not any(press) or not spaces:
+            return
+        sizes = {k: self._group_size(k) ** 0.5 for k in spaces}
+        channels = {k: self.alive[k].shape[-1] for k in spaces}
+        mean_size = sum(sizes[k] * channels[k] for k in spaces) / sum(channels.values())
+        for k in spaces:
+            thresholds = []
+            for goal, prices, p in zip(self.goals, self._prices, press, strict=True):
+                mean_price = sum(prices[j] * channels[j] for j in spaces) / sum(channels.values())
+                time = goal.schedule.time * prices[k] / max(mean_price, 1e-30)
+                thresholds.append(p * (sizes[k] / mean_size + time))
+            norms = group_norms(self.graph, k)
+            threshold = torch.tensor(thresholds, device=self.device, dtype=norms.dtype).reshape(*self.stack, 1)
+            threshold = torch.minimum(threshold, 0.99 * norms.amax(-1, keepdim=True))  # the largest never dies
+            factors = shrink_factors(norms, threshold)
+            scale_groups_(self.graph, k, factors)
+            self.alive[k] &= factors > 0
+
+    def _shrink_weights(self, stages: Sequence[tuple[Stage, float]], rate: float) -> None:
+        press = [
+            goal.schedule.l1 * rate if stage == "weights" else 0.0
+            for goal, (stage, _) in zip(self.goals, stages, strict=True)
+        ]
+        if any(press):
+            threshold = torch.tensor(press, device=self.device).reshape(*self.stack, 1, 1)
+            for layer in self._free_layers():
+                soft_threshold_(layer.module.weight, threshold)
+
+    def _drop_groups(self, m: int, progress: float) -> None:
+        goal, at, counts = self.goals[m], self.members[m], self.counts(m)
+        target = goal.target
+        if isinstance(target, Latency):
+            final = target.ratio
+        else:
+            final = 1 - target.removed * (1.0 if target.structured else target.groups)
+        budget = budget_at(progress, 1.0, final) * self.dense_cost[m]
+        if not isinstance(target, Latency) and target.structured and progress == 1.0:
+            budget = float(np.floor(budget + 1e-6))
+        importance = {}
+        for k in self.prunable():
+            values = self.importance[k][at].sqrt().double().cpu().numpy()
+            importance[k] = np.where(self.alive[k][at].cpu().numpy(), values, np.nan)
+        for k, gone in knapsack(goal.cost, counts, importance, budget).items():
+            if gone.any():
+                self.alive[k][at] &= torch.from_numpy(~gone).to(self.device)
+        self._prices[m] = goal.cost.prices(self.counts(m))
+
+    def _drop_weights(self, m: int, progress: float) -> None:
+        goal, at = self.goals[m], self.members[m]
+        assert not isinstance(goal.target, Latency)
+        layers = self._free_layers()
+        fed, read = self._reach(at)
+        useful = {k: fed[k] & read[k] & self.alive[k][at] for k in fed}
+        active, scores, slopes, sizes = [], [], [], []
+        for layer in layers:
+            weight = layer.module.weight[at]
+            mask = self._mask(layer.name)[at] & useful[layer.writes][:, None] & useful[layer.reads]
+            may = self.support[layer.name][at] if layer.name in self.support else torch.ones_like(mask)
+            may = may & self.alive[layer.writes][at][:, None] & self.alive[layer.reads][at]
+            slope = torch.zeros_like(weight) if layer.module.weight.grad is None else layer.module.weight.grad[at]
+            tile = goal.target.tile
+            n = _tiles(mask.to(weight.dtype), tile)
+            active.append(n.flatten() > 0)
+            scores.append((_tiles(weight.abs() * mask, tile) / n.clamp(min=1)).flatten())
+            slopes.append((_tiles(slope.abs() * may, tile) / _tiles(may.to(weight.dtype), tile).clamp(min=1)).flatten())
+            sizes.append(_tiles(may.to(weight.dtype), tile).flatten())
+        score = torch.where(torch.cat(active), torch.cat(scores), -1.0)
+        size = torch.cat(sizes)
+        ignored = sum(x.module.weight[at].numel() for x in self.graph.layers.values() if x.ignored)
+        removed = goal.target.removed
+        first = 1 - removed * goal.target.groups
+        keep = int(budget_at(progress, first, 1 - removed) * self.dense_weights + 1e-6) - ignored
+        regrow = 0.0 if progress == 1.0 else goal.schedule.regrow * 0.5 * (1 + np.cos(np.pi * progress))
+        chosen = _best(score, size, int(keep * (1 - regrow)))
+        if regrow:
+            slope = torch.where(chosen, -1.0, torch.where(size > 0, torch.cat(slopes), -1.0))
+            chosen |= _best(slope, size, keep - int(size[chosen].sum()))
+        start = 0
+        for layer, part in zip(layers, sizes, strict=True):
+            weight = layer.module.weight[at]
+            mask = _untile(chosen[start : start + part.numel()], goal.target.tile, weight.shape)
+            if layer.name in self.support:
+                mask = mask & self.support[layer.name][at]
+            start += part.numel()
+            self.masks.setdefault(layer.name, self._mask(layer.name))[at] = mask
+
+    def _reach(self, at: tuple[int, ...]) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        """Which channels depend on the input, and which reach the output, through weights that are not zero."""
+        graph, spaces = self.graph, self.graph.spaces
+        nonzero = {x.name: x.module.weight[at] != 0 for x in graph.layers.values()}
+        fed = {k: torch.full_like(self.alive[k][at], k == graph.input_space) for k in spaces}
+        read = {k: torch.full_like(self.alive[k][at], space.fixed is not None) for k, space in spaces.items()}
+        layers, size = list(graph.layers.values()), -1
+        while size != (size := sum(int(v.sum()) for v in (*fed.values(), *read.values()))):
+            for x in layers:
+                fed[x.writes] |= (nonzero[x.name] & fed[x.reads]).any(1)
+            for x in reversed(layers):
+                read[x.reads] |= (nonzero[x.name] & read[x.writes][:, None]).any(0)
+        return fed, read
+
+    def _settle(self) -> None:
+        """Renew what `hold` multiplies with; in place, so that a captured CUDA graph sees it."""
+        for layer in self.graph.layers.values():
+            mask = self.alive[layer.writes][..., :, None] & self.alive[layer.reads][..., None, :]
+            if layer.name in self.masks:
+                mask = mask & self.masks[layer.name]
+            self._put(layer.name, mask, layer.module.weight.dtype)
+        for k in self.prunable():
+            self._put(k, self.alive[k], self._first_weight.dtype)
+
+    def _put(self, name: str | int, mask: torch.Tensor, dtype: torch.dtype) -> None:
+        if name in self._held:
+            self._held[name].copy_(mask)
+        elif self.stack or not bool(mask.all()):
+            self._held[name] = mask.to(dtype)
+
+    def _mask(self, name: str) -> torch.Tensor:
+        if name in self.masks:
+            return self.masks[name]
+        return torch.ones_like(self.graph.layers[name].module.weight, dtype=torch.bool)
+
+    def _free_layers(self) -> list[Layer]:
+        return [layer for layer in self.graph.layers.values() if not layer.ignored]
+
+    def _group_size(self, k: int) -> int:
+        written = sum(layer.module.in_features + 1 for layer in self.graph.writers(k))
+        return written + sum(layer.module.out_features for layer in self.graph.readers(k))
+
+    def _full(self, shape: tuple[int, ...], value: Any) -> torch.Tensor:
+        return torch.full((*self.stack, *shape), value, device=self.device)
+
+    @property
+    def _first_weight(self) -> torch.Tensor:
+        return next(iter(self.graph.layers.values())).module.weight
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        return iter(self.members)
+
+
+def _tiles(values: torch.Tensor, tile: tuple[int, int]) -> torch.Tensor:
+    """Sums over tiles: (outputs, inputs) to (tile rows, tile columns)."""
+    if tile == (1, 1):
+        return values
+    height, width = tile
+    padded = nn.functional.pad(values, (0, -values.shape[1] % width, 0, -values.shape[0] % height))
+    return padded.view(padded.shape[0] // height, height, -1, width).sum((1, 3))
+
+
+def _untile(chosen: torch.Tensor, tile: tuple[int, int], shape: torch.Size) -> torch.Tensor:
+    height, width = tile
+    grid = chosen.view(-(-shape[0] // height), -(-shape[1] // width))
+    return grid.repeat_interleave(height, 0).repeat_interleave(width, 1)[: shape[0], : shape[1]]
+
+
+def _best(score: torch.Tensor, size: torch.Tensor, budget: int) -> torch.Tensor:
+    """Which items to keep: the best scores (those below 0 never) whose sizes add up to at most `budget`."""
+    chosen = torch.zeros_like(score, dtype=torch.bool)
+    if float(size.max()) <= 1:
+        count = max(min(budget, int((score >= 0).sum())), 0)
+        return chosen.index_fill_(0, score.topk(count, sorted=False).indices, True)
+    order = score.argsort(descending=True, stable=True)
+    fits = (size[order].to(torch.int64).cumsum(0) <= budget) & (score[order] >= 0)
+    return chosen.scatter_(0, order, fits)

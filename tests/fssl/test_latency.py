@@ -1,0 +1,117 @@
+"""The latency model: monotone, fitted to what was measured, kept on disk under what it was measured on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spdnn.errors import FileFormatError, InputError
+from spdnn.fssl.budget import TimeCost
+from spdnn.fssl.latency import (
+    LatencyModel,
+    Shape,
+    Timed,
+    flops_model,
+    grid,
+    latency_model,
+    measure,
+    measure_shapes,
+    unseen,
+)
+from spdnn.fssl.trace import trace
+
+from fssl_models import mlp  # isort: skip
+
+
+def invented(shape: Shape) -> float:
+    """A device: 10 µs a call, slow rows, a cache that 2¹⁶ weights outgrow."""
+    work = shape.inputs * shape.outputs if shape.format == "dense" else 3 * shape.nnz
+    return 0.01 + 2e-5 * shape.outputs + 2e-6 * work + 2e-6 * max(work - 2**16, 0)
+
+
+def model_of(shapes: list[Shape]) -> LatencyModel:
+    return LatencyModel(tuple(Timed(s, invented(s)) for s in shapes), {"device": "invented"})
+
+
+MODEL = model_of(grid())
+
+
+@given(
+    a=st.integers(1, 3000),
+    b=st.integers(1, 3000),
+    more=st.integers(1, 500),
+    share=st.floats(0.01, 1.0),
+    axis=st.booleans(),
+)
+def test_more_is_never_faster(a: int, b: int, more: int, share: float, axis: bool) -> None:
+    bigger = (a + more, b) if axis else (a, b + more)
+    assert MODEL.layer(*bigger) >= MODEL.layer(a, b) > 0
+    n = share * a * b
+    assert MODEL.layer(a, b, n + more, "csr") >= MODEL.layer(a, b, n, "csr")
+    assert min(MODEL.slopes(a, b)) >= 0
+
+
+def test_it_predicts_shapes_it_has_not_seen() -> None:
+    found = MODEL.agreement([Timed(s, invented(s)) for s in unseen()])
+    assert found["spearman"] >= 0.95
+    assert found["mean_error"] <= 0.1
+
+
+def test_the_shuffled_table_predicts_nothing() -> None:
+    found = MODEL.shuffled(3).agreement([Timed(s, invented(s)) for s in unseen()])
+    assert found["mean_error"] > 0.3
+
+
+def test_flops_count_multiplications() -> None:
+    assert flops_model().layer(123, 45) == pytest.approx(123 * 45 / 1e6, rel=0.02)
+
+
+def test_prices_are_the_derivative_of_the_total() -> None:
+    graph = trace(mlp(40, 30, 20, 10), torch.randn(2, 40))
+    cost = TimeCost(graph, MODEL)
+    counts = {k: space.size for k, space in graph.spaces.items()}
+    prices = cost.prices(counts)
+    for k, n in counts.items():
+        difference = (cost.total({**counts, k: n + 1}) - cost.total({**counts, k: n - 1})) / 2
+        assert prices[k] == pytest.approx(difference, rel=0.1)
+
+
+def test_real_layers_are_measured_and_the_table_is_kept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SPDNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        "spdnn.fssl.latency.grid", lambda limit: [Shape(8, 8, 64), Shape(64, 32, 2048), Shape(64, 32, 200, "csr")]
+    )
+    first = latency_model(batch=4)
+    assert len(list(tmp_path.glob("latency-v1-*.json"))) == 1
+    assert all(timed.ms > 0 for timed in first.table)
+    again = latency_model(batch=4)
+    assert again.table == first.table
+    assert again.facts == first.facts
+    assert again.facts["batch"] == 4
+    latency_model(batch=8)
+    assert len(list(tmp_path.glob("latency-v1-*.json"))) == 2
+
+
+def test_all_formats_are_measured() -> None:
+    shapes = [Shape(16, 8, 40, form) for form in ("dense", "csr", "ell", "block")]
+    assert all(timed.ms > 0 for timed in measure_shapes(shapes, batch=2, rounds=1, seconds=0.001))
+
+
+def test_a_damaged_table_is_refused(tmp_path) -> None:
+    path = tmp_path / "table.json"
+    for content in ("{", "{}", json.dumps({"version": 99, "facts": {}, "table": []}), json.dumps([1])):
+        path.write_text(content)
+        with pytest.raises(FileFormatError):
+            LatencyModel.load(path)
+    with pytest.raises(InputError, match="dense"):
+        LatencyModel(())
+    with pytest.raises(InputError, match="measured"):
+        flops_model().layer(3, 3, 2, "csr")
+
+
+def test_measure_measures() -> None:
+    assert 0 < measure(lambda x: x + 1, torch.zeros(3), seconds=0.01) < 10
