@@ -1,0 +1,165 @@
+"""The training loop: data, augmentation, distillation, resuming, fleets."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from spdnn.errors import InputError
+from spdnn.fssl import FSSL, Latency, Schedule, Sparsity, flops_model, load_state, save_state
+from spdnn.fssl.fleet import Fleet
+from spdnn.fssl.pruner import Pruner
+from spdnn.fssl.trace import trace
+from spdnn.fssl.training import Augmentation, ImageData, Recipe, Trainer, dense_network, load_images, radix_network
+from spdnn.fssl.training.loop import Teacher, losses
+from spdnn.fssl.training.methods import goal_of
+
+SCHEDULE = Schedule(every=5, prox_every=2)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (240,), generator=generator)
+    images = torch.randint(0, 60, (240, 6, 6), generator=generator, dtype=torch.uint8)
+    for k in range(3):
+        images[labels == k, 2 * k : 2 * k + 2] += 150
+    parts = [(images[a:b], labels[a:b]) for a, b in ((0, 160), (160, 200), (200, 240))]
+    return ImageData("stripes", *parts, 3)
+
+
+def test_a_network_learns_and_is_pruned(data: ImageData) -> None:
+    model = dense_network([36, 20, 10, 3], seed=1)
+    recipe = Recipe(epochs=20, batch=16, rate=1e-2)
+    fssl = FSSL(model, torch.zeros(2, 6, 6), target=Sparsity(0.9), steps=recipe.steps(160), schedule=SCHEDULE)
+    trainer = Trainer(model, data, recipe, pruning=fssl)
+    for _ in range(recipe.epochs):
+        trainer.epoch()
+    assert trainer.done == trainer.steps == 200
+    assert trainer.accuracy("test")[0] >= 95
+    assert fssl.report(measured=False)["weights_removed"] >= 0.9
+
+
+def test_a_training_resumes_exactly(data: ImageData, tmp_path) -> None:
+    def made():
+        model = dense_network([36, 20, 10, 3], seed=1)
+        recipe = Recipe(epochs=6, batch=16, augmentation=Augmentation(shift=0.5, fade=0.2))
+        fssl = FSSL(model, torch.zeros(2, 6, 6), target=Sparsity(0.8), steps=recipe.steps(160), schedule=SCHEDULE)
+        return Trainer(model, data, recipe, pruning=fssl, seeds=[3])
+
+    whole = made()
+    for _ in range(60):
+        whole.step()
+    first = made()
+    for _ in range(33):
+        first.step()
+    save_state(first.state_dict(), tmp_path / "state")
+    second = made()
+    second.load_state_dict(load_state(tmp_path / "state"))
+    for _ in range(27):
+        second.step()
+    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    other = Trainer(dense_network([36, 20, 10, 3]), data, Recipe(epochs=7))
+    with pytest.raises(InputError, match="same recipe"):
+        other.load_state_dict(load_state(tmp_path / "state"))
+
+
+def test_a_fleet_trains_every_seed_and_goal(data: ImageData) -> None:
+    seeds = [1, 2]
+    models = [dense_network([36, 20, 10, 3], seed=s) for _ in range(3) for s in seeds]
+    fleet = Fleet(models, torch.zeros(2, 6, 6))
+    recipe = Recipe(epochs=20, batch=16, rate=1e-2)
+    targets = {"fssl": Sparsity(0.9), "magnitude": Sparsity(0.9), "flops": Latency(0.2)}
+    goals = [goal_of(name, t, fleet.graph, schedule=SCHEDULE) for name, t in targets.items() for _ in seeds]
+    pruner = Pruner(fleet.graph, goals, steps=recipe.steps(160))
+    trainer = Trainer(fleet, data, recipe, seeds=seeds, pruning=pruner)
+    for _ in range(recipe.epochs):
+        trainer.epoch()
+    assert min(trainer.accuracy("test")) >= 90
+    assert pruner.weights(0) <= 0.1 * 950
+    assert pruner.weights(2) <= 0.1 * 950
+    assert pruner.counts(4) != pruner.counts(0)
+
+
+def test_distillation_pulls_towards_the_teacher(data: ImageData) -> None:
+    fleet = Fleet([dense_network([36, 8, 3], seed=s) for s in range(2)], torch.zeros(2, 6, 6))
+    teacher = Teacher(fleet, 2.0)
+    images = data.train[0][:10].float()[None] / 255
+    wanted = teacher(images)
+    assert wanted.shape == (1, 10, 3)
+    torch.testing.assert_close(wanted.exp().sum(-1), torch.ones(1, 10))
+    recipe = Recipe(distill=1.0, temperature=2.0)
+    labels = torch.zeros(1, 10, dtype=torch.int64)
+    torch.testing.assert_close(losses(wanted * 2.0, labels, wanted, recipe), torch.zeros(1), atol=1e-5, rtol=0)
+    assert float(losses(-wanted, labels, wanted, recipe)) > 0
+    with pytest.raises(InputError, match="teacher"):
+        Trainer(dense_network([36, 8, 3]), data, recipe)
+
+
+def test_augmentation_moves_images_a_little() -> None:
+    images = torch.zeros(50, 28, 28)
+    images[:, 10:18, 10:18] = 1
+    changed = Augmentation()(images, torch.Generator().manual_seed(0))
+    assert changed.shape == images.shape
+    assert (changed - images).flatten(1).abs().sum(1).min() > 1
+    ratio = changed.sum() / images.sum()
+    assert 0.9 < ratio < 1.1
+    assert Augmentation().scaled(0).off
+    torch.testing.assert_close(Augmentation().scaled(0)(images), images, atol=1e-5, rtol=0)
+    shifted = Augmentation(shift=2, turn=0, stretch=0, slant=0, bend=0)(images, torch.Generator().manual_seed(1))
+    columns = torch.arange(28.0)
+    centre = (shifted.sum(1) * columns).sum(1) / shifted.sum((1, 2))
+    assert 0.5 < (centre - 13.5).abs().max() <= 2.01
+
+
+def test_the_radix_network_has_the_challenge_topology() -> None:
+    model = radix_network(2)
+    linears = [m for m in model if isinstance(m, nn.Linear)]
+    assert [int((m.weight != 0).sum()) for m in linears] == [32768, 32768, 10240]
+    assert trace(model, torch.zeros(2, 32, 32)).layers.keys() == {"1", "3", "5"}
+
+
+def test_networks_are_drawn_from_their_seed() -> None:
+    a, b, c = (dense_network([9, 5, 2], seed=s, norm=True, dropout=0.1) for s in (1, 1, 2))
+    assert torch.equal(a[1].weight, b[1].weight)
+    assert not torch.equal(a[1].weight, c[1].weight)
+    assert isinstance(a[-1], nn.Linear)
+
+
+def test_images_come_from_idx_folders(tmp_path) -> None:
+    def write(name: str, array: np.ndarray) -> None:
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+    with pytest.raises(InputError, match="train-images"):
+        load_images(str(tmp_path))
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 30), ("t10k", 10)):
+        write(f"{split}-images-idx3-ubyte", rng.integers(0, 256, (n, 5, 4)))
+        write(f"{split}-labels-idx1-ubyte", np.arange(n) % 7)
+    data = load_images(str(tmp_path))
+    assert (len(data.train[0]), len(data.held_out[0]), len(data.test[0])) == (27, 3, 10)
+    assert (data.side, data.inputs, data.classes) == ((5, 4), 20, 7)
+    assert data.padded(8).train[0].shape == (27, 8, 8)
+    assert int(data.padded(8).train[0].sum()) == int(data.train[0].sum())
+    with pytest.raises(InputError, match="side"):
+        data.padded(4)
+    with pytest.raises(InputError, match="folder"):
+        load_images(str(tmp_path / "none"))
+
+
+def test_methods_refuse_targets_they_cannot_have() -> None:
+    graph = trace(dense_network([36, 20, 3]), torch.zeros(2, 36))
+    for method, target in (("magnitude", Latency(0.1)), ("lasso", Latency(0.1)), ("flops", Sparsity(0.5))):
+        with pytest.raises(InputError, match=r"needs|no notion"):
+            goal_of(method, target, graph)
+    with pytest.raises(InputError, match="Unknown method"):
+        goal_of("fsll", Sparsity(0.5), graph)
+    with pytest.raises(InputError, match="latency model"):
+        goal_of("fssl", Latency(0.5), graph)
+    assert goal_of("shuffled", Latency(0.5), graph, latency=flops_model()).structured
