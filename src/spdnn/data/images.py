@@ -16,7 +16,7 @@ from ..errors import FileFormatError, InputError, UnavailableError, unknown_name
 from ..features import Features
 from ..io.atomic import atomic_write
 from ..radixnet import CHALLENGE_NEURONS, CHALLENGE_ROWS
-from . import synthetic
+from . import challenge_gpu, synthetic
 from .folders import cache_folder
 from .mnist_files import mnist
 from .pixels import challenge_words
@@ -43,7 +43,8 @@ def challenge_features(
     cache : keep the pixels in the cache folder (SPDNN_CACHE; 128 to 8192 bytes a row), and read them from there.
     progress : called with (steps done, steps in all) while pixels are computed.
 
-    Computing takes about 13.5 MB of memory per unit of the images' side, 3.5 GB for 65536 pixels.
+    Computing takes about 13.5 MB of memory per unit of the images' side, 3.5 GB for 65536 pixels. With CuPy and room
+    for it on a GPU, it takes about as much there, and a second instead of minutes; the pixels are the same.
 
     Raises
     ------
@@ -69,7 +70,10 @@ def challenge_features(
     else:
         images, labels = mnist() if source == "mnist" else synthetic.digits(CHALLENGE_ROWS)
         side = int(neurons**0.5)
-        words = challenge_words(images, side, rows=None if cache else rows, progress=progress)
+        wanted = None if cache else rows
+        words = challenge_gpu.try_gpu(images, side, rows=wanted, progress=progress)
+        if words is None:
+            words = challenge_words(images, side, rows=wanted, progress=progress)
         if cache:
             _save(path, words, labels)
     name = f"{_TITLES[source]}, {CHALLENGE_ROWS if rows is None else rows} × {neurons}"
