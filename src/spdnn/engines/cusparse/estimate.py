@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...errors import MemoryLimitError
 
 STRIP_ROWS = 1024  # of the paper, §II-D
-MOST_PRODUCTS = 1 << 28  # multiplications a call; cuSPARSE's own int32 counters overflow at some 2²⁹·⁵ on
+MOST_PRODUCTS = (1 << 29) - (1 << 24)  # multiplications a call; cuSPARSE's own int32 counters overflow soon after
 
 
 @dataclass(frozen=True)
@@ -39,44 +39,53 @@ def fit_rows(
     features: int,
     workspace_per_product: float,
     limit: int,
+    most_products: int = MOST_PRODUCTS,
 ) -> Estimate:
     """The estimate for as many rows as fit at a time.
 
     rows : in all. width : most neurons of a layer. row_products : multiplications of a row without zeros in the
     largest layer. weights, features : bytes of the resident layers and of all rows. Tiles are whole strips of 1024
-    rows, and where not even one fits, powers of two below. Raises MemoryLimitError where not one row fits.
+    rows, and where not even one fits, powers of two below. Rather than taking all rows at once with little room for
+    the products, tiles of 8 strips and more are made smaller. Raises MemoryLimitError where not one row fits.
     """
-    tile = rows = max(1, rows)
-    while True:
-        fixed = weights + features * tile // rows
-        activations = 2 * tile * (8 * width + 32)
-        per_product = workspace_per_product + 8
-        most = max(1, tile * row_products)
-        strip = min(MOST_PRODUCTS, most, int((limit - fixed - activations) / per_product))
-        if strip >= min(most, row_products):
-            return Estimate(
-                tile,
-                strip,
-                weights,
-                features * tile // rows,
-                activations,
-                8 * strip,
-                int(workspace_per_product * strip),
-            )
-        if tile == 1:
-            needed = int(fixed + activations + row_products * per_product)
-            raise MemoryLimitError(
-                f"Not enough memory: a single row needs {needed:,} bytes, the limit is {limit:,} bytes on the device.",
-                needed=needed,
-                limit=limit,
-            )
-        tile = _smaller(tile)
+    rows = max(1, rows)
+    per_product = workspace_per_product + 8
+    for least_tile, wanted in ((min(rows, 8 * STRIP_ROWS), most_products // 2), (1, row_products)):
+        tile = rows
+        while tile >= least_tile:
+            fixed = weights + features * tile // rows
+            activations = 2 * tile * (8 * width + 32)
+            most = max(1, tile * row_products)
+            strip = min(most_products, most, int((limit - fixed - activations) / per_product))
+            if strip >= min(most, wanted):
+                return Estimate(
+                    tile,
+                    strip,
+                    weights,
+                    features * tile // rows,
+                    activations,
+                    8 * strip,
+                    int(workspace_per_product * strip),
+                )
+            tile = _smaller(tile, rows)
+    needed = int(weights + features // rows + 2 * (8 * width + 32) + row_products * per_product)
+    raise _not_one_row(needed, limit)
 
 
-def _smaller(tile: int) -> int:
+def _smaller(tile: int, rows: int) -> int:
+    """One part more of `rows`, in whole strips; from one strip on the next power of two below; 0 after 1."""
     if tile > STRIP_ROWS:
-        return max(STRIP_ROWS, tile // 2 // STRIP_ROWS * STRIP_ROWS)
-    return 1 << ((tile - 1).bit_length() - 1)
+        parts = -(-rows // tile) + 1
+        return min(-(-rows // parts // STRIP_ROWS) * STRIP_ROWS, (tile - 1) // STRIP_ROWS * STRIP_ROWS)
+    return 1 << ((tile - 1).bit_length() - 1) if tile > 1 else 0
+
+
+def _not_one_row(needed: int, limit: int) -> MemoryLimitError:
+    return MemoryLimitError(
+        f"Not enough memory: a single row needs {needed:,} bytes, the limit is {limit:,} bytes on the device.",
+        needed=needed,
+        limit=limit,
+    )
 
 
 def fit_columns(*, rows: int, width: int, weights: int, features: int, limit: int) -> Estimate:
@@ -89,9 +98,5 @@ def fit_columns(*, rows: int, width: int, weights: int, features: int, limit: in
         if needed <= limit and tile * width < 2**31:
             return Estimate(tile, tile, weights, part, activations, 0, 0)
         if tile == 1:
-            raise MemoryLimitError(
-                f"Not enough memory: a single row needs {needed:,} bytes, the limit is {limit:,} bytes on the device.",
-                needed=needed,
-                limit=limit,
-            )
-        tile = _smaller(tile)
+            raise _not_one_row(needed, limit)
+        tile = _smaller(tile, rows)

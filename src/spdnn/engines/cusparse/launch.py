@@ -61,7 +61,7 @@ class Kernels:
         cupy: Any = importlib.import_module("cupy")
         self.runtime = cupy.cuda.runtime
         self._functions: dict[str, Any] = {}
-        self._modules = {name: loader.load(PACKAGE, name) for name in ("rows", "features", "columns")}
+        self._modules = {name: loader.load(PACKAGE, name) for name in ("rows", "features", "columns", "order")}
         self._device = memory.buffer("counters", TOTALS.itemsize)
         self._pinned = cupy.cuda.alloc_pinned_memory(TOTALS.itemsize)
         self._host = np.frombuffer(self._pinned, TOTALS, 1)

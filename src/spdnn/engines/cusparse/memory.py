@@ -129,6 +129,7 @@ class Buffer:
 
 
 def free_bytes() -> int:
-    """Bytes of the current device that are free now."""
+    """Bytes of the current device that are free once CuPy's pool has given back what nobody uses."""
     cupy: Any = importlib.import_module("cupy")
+    cupy.get_default_memory_pool().free_all_blocks()
     return int(cupy.cuda.runtime.memGetInfo()[0])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from .memory import DeviceMemory, free_bytes
 from .rows import Rows, upload
 from .weights import Weights, require_room, weights_bytes
 
+_WARM_UP_ROWS, _WARM_UP_LAYERS = 64, 12
 _USABLE = 0.94  # of the free device memory; the rest is for what CUDA and cuSPARSE take for themselves
 
 KEEP_ROWS = ("buffer", "nobuffer")
@@ -52,6 +54,8 @@ class CusparsePlan(Plan):
 
     transposed = False
     """Whether the weights are kept as Wᵀ."""
+    grouped = True
+    """Whether neurons are renumbered (order.py); the results are the same."""
 
     def __init__(self, network: SparseNetwork, rows: int, options: Options):
         if options.variant in KEEP_ROWS:
@@ -70,8 +74,15 @@ class CusparsePlan(Plan):
         self._kernels = Kernels(self._memory)
         self._library = Library()
         self._weights = Weights(
-            network, self._library, self._memory, self._kernels, budget=limit // 2, transposed=self.transposed
+            network,
+            self._library,
+            self._memory,
+            self._kernels,
+            budget=limit // 2,
+            transposed=self.transposed,
+            grouped=self.grouped,
         )
+        self._depth = len(network)
         self._drops = droppable(network) if options.compact else np.zeros(len(network) + 1, bool)
         self.estimate = self._estimate(rows, 0)
 
@@ -83,7 +94,7 @@ class CusparsePlan(Plan):
     def _run(
         self, tile: Tile, rows: Rows, watch: Stopwatch, layers: list[np.ndarray], progress: Progress | None
     ) -> Outcome:
-        """All layers over a tile. Adds (live rows, computed rows, seconds) to the items of `layers`, if any."""
+        """`_depth` layers over a tile. Adds (live rows, computed rows, seconds) to the items of `layers`, if any."""
 
     @property
     def _weight_bytes(self) -> int:
@@ -99,6 +110,7 @@ class CusparsePlan(Plan):
         return {
             "filter": bool(self._drops.any()),
             "weights_resident": self._weights.resident,
+            "levels_renumbered": self._weights.orders.renumbered if self._weights.orders else 0,
             "tile_rows": self.estimate.tile_rows,
             "estimated_bytes": self.estimate.total,
             "peak_device_bytes": self._memory.peak,
@@ -126,21 +138,32 @@ class CusparsePlan(Plan):
         for start in starts:
             part = features if len(starts) == 1 else features[start : start + step]
             tiles.append(Tile(start, None, self._upload(part)) if resident else Tile(start, part, None))
-        self._warm_up(features[:64])
+        self._warm_up(features[:_WARM_UP_ROWS])
         return tiles, self._memory.used_by.get("features", 0) - before
 
     def _upload(self, features: Features) -> Rows:
-        rows = upload(features, self._memory, self._kernels, drop=bool(self._drops[0]))
+        numbers = self._weights.numbers(0)
+        rows = upload(features, self._memory, self._kernels, drop=bool(self._drops[0]), numbers=numbers)
         rows.measure(self._kernels, self._weights.get(0))
         return rows
 
     def _warm_up(self, features: Features) -> None:
-        """Have CUDA and cuSPARSE load their kernels, which they do at the first call: all layers of a few rows."""
+        """Have CUDA and cuSPARSE load their kernels, which they do at the first call: a few layers of a few rows."""
         if features.rows:
             tile = Tile(0, features, self._upload(features))
             assert tile.rows is not None
-            self._run(tile, tile.rows, Stopwatch(), [], None)
+            with self._first_layers():
+                self._run(tile, tile.rows, Stopwatch(), [], None)
             tile.rows.free()
+
+    @contextlib.contextmanager
+    def _first_layers(self) -> Iterator[None]:
+        """Runs inside end after a few layers."""
+        self._depth = min(self._depth, _WARM_UP_LAYERS)
+        try:
+            yield
+        finally:
+            self._depth = len(self.network)
 
     def _execute(
         self, loaded: Loaded, watch: Stopwatch, *, values: bool, profile: bool, progress: Progress | None

@@ -9,7 +9,9 @@ import numpy as np
 from .library import FLOAT32, Library, ProductError
 from .memory import Buffer, DeviceMemory
 
-_CHUNK = 1 << 22  # multiplications a chunk of algorithm 3 starts with
+_CHUNK = 1 << 26
+"""Multiplications a chunk of algorithm 3 starts with: an eighth of the largest strip. Smaller ones leave the GPU idle,
+since their rows are sorted by one thread block each."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,14 @@ class Spgemm:
     """SpGEMM with workspaces that are kept from one product to the next.
 
     chunked : algorithm 3, which computes the multiplications in chunks and so bounds its workspace, instead of
-    algorithm 1. The chunks are the smallest cuSPARSE takes, from 2²² multiplications on.
+    algorithm 1. The chunks are the smallest cuSPARSE takes, from `_CHUNK` multiplications on.
     """
 
     def __init__(self, library: Library, memory: DeviceMemory, *, chunked: bool):
         self._library, self.chunked = library, chunked
         algorithms = library.api.SpGEMMAlg
         self._algorithm = int(algorithms.ALG3 if chunked else algorithms.ALG1)
-        self._workspace = [memory.buffer("workspace") for _ in range(3)]
+        self._workspace = [memory.buffer("workspace") for _ in range(2)]
         self._c = {name: memory.buffer("product") for name in ("ptr", "columns", "values")}
         self.largest_chunk = 0
 
@@ -85,14 +87,14 @@ class Spgemm:
         api.sp_gemm_compute(*call, address, self._room(1, int(size2[0])))
 
     def _estimate(self, call: tuple, products: int) -> int:
-        """Bytes algorithm 3 computes with, for the smallest chunk it takes."""
+        """Bytes algorithm 3 computes with, for the smallest chunk it takes; what it estimates with can go again."""
         api = self._library.api
         chunk = min(_CHUNK, products)
         while True:
             fraction = chunk / products
             try:
                 size = api.sp_gemm_estimate_memory_buffersize3(*call, fraction)
-                scratch = self._room(2, size)
+                scratch = self._room(1, size)
                 size = api.sp_gemm_estimate_memory_buffersize2(*call, fraction, size, scratch)
             except api.cuSPARSEError:
                 if chunk >= products:

@@ -96,8 +96,9 @@ class ReusePlan(SpgemmPlan):
         if features.rows == 0 or not self._weights.resident:
             return super()._warm_up(features)
         rows = self._upload(features)
-        known = self._find(rows, Stopwatch(), [], None)
-        self._replay(known, Stopwatch(), [], None)
+        with self._first_layers():
+            known = self._find(rows, Stopwatch(), [], None)
+            self._replay(known, Stopwatch(), [], None)
         self._forget(known)
         rows.free()
 
@@ -132,7 +133,7 @@ class ReusePlan(SpgemmPlan):
         return known
 
     def _extend(self, known: Known, watch: Stopwatch, layers: list[np.ndarray], progress: Progress | None) -> None:
-        depth = len(self.network)
+        depth = self._depth
         for k in range(depth):
             if not self._weights.get(k).keeps_zero or not known.rows[-1].total:
                 break

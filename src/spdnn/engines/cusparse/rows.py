@@ -79,8 +79,11 @@ class Rows:
         self.rows = self.nnz = self.total = self.live = 0
 
 
-def upload(features: Features, memory: DeviceMemory, kernels: Kernels, *, drop: bool) -> Rows:
-    """Features as rows on the device; `drop` leaves out those that are all zero."""
+def upload(features: Features, memory: DeviceMemory, kernels: Kernels, *, drop: bool, numbers: int = 0) -> Rows:
+    """Features as rows on the device; `drop` leaves out those that are all zero.
+
+    numbers : address of the columns' new numbers (order.py), or 0.
+    """
     n = features.rows
     rows = Rows(memory, "features")
     scratch = [memory.buffer("workspace") for _ in range(6)]
@@ -109,10 +112,16 @@ def upload(features: Features, memory: DeviceMemory, kernels: Kernels, *, drop: 
     totals = kernels.read_totals()
     rows.room(totals.nnz, totals.nnz)
     if features.kind == "bits":
-        kernels.per_row(
-            "features", "write_bits", n, given.ptr, n, words, place.ptr, rows.ptr, rows.columns, rows.values
-        )
+        target = given.ptr, n, words, place.ptr, rows.ptr, rows.columns, rows.values
+        if numbers:
+            width = features.columns
+            kernels.per_item("order", "invert", width, numbers, width, columns.need(4 * width))
+            kernels.per_row("features", "write_bits_renumbered", n, *target, columns.ptr, np.int32(width))
+        else:
+            kernels.per_row("features", "write_bits", n, *target)
     else:
+        if numbers:
+            kernels.per_item("order", "renumber", totals.nnz, columns.ptr, totals.nnz, numbers)
         kernels.copy(rows.columns, columns.ptr, 4 * totals.nnz)
         kernels.copy(rows.values, values.ptr, 4 * totals.nnz)
     kernels.synchronize()

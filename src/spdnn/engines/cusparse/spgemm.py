@@ -9,7 +9,7 @@ import numpy as np
 from ...engine import Progress, Stopwatch
 from ...errors import MemoryLimitError
 from ...features import Features
-from .estimate import Estimate, fit_rows
+from .estimate import MOST_PRODUCTS, Estimate, fit_rows
 from .launch import Totals
 from .library import ProductError
 from .plan import CusparsePlan, Outcome, Tile
@@ -17,8 +17,9 @@ from .products import Product, Spgemm
 from .rows import Rows
 from .weights import DeviceLayer
 
-WORKSPACE_PER_PRODUCT = {"buffer": 32.0, "filter": 32.0, "reuse": 64.0, "nobuffer": 8.0}
+WORKSPACE_PER_PRODUCT = {"buffer": 28.0, "filter": 28.0, "reuse": 56.0, "nobuffer": 8.0}
 """Bytes of cuSPARSE's workspace per multiplication, for the estimate; what is really taken is measured."""
+_REUSED_PRODUCTS = 1 << 28
 
 Strip = tuple[int, int, int, int, int]
 """First row, last row, first entry, last entry (each last one excluded), multiplications."""
@@ -52,6 +53,7 @@ class SpgemmPlan(CusparsePlan):
             features=features,
             workspace_per_product=WORKSPACE_PER_PRODUCT[self.variant],
             limit=self._memory.limit,
+            most_products=_REUSED_PRODUCTS if self.variant == "reuse" else MOST_PRODUCTS,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class SpgemmPlan(CusparsePlan):
     def _layers_from(
         self, first: int, rows: Rows, watch: Stopwatch, layers: list[np.ndarray], progress: Progress | None
     ) -> Outcome:
-        depth = len(self.network)
+        depth = self._depth
         for k in range(first, depth):
             start, computed = watch.seconds, rows.rows
             rows = self._layer(k, rows, self._arenas[k % 2], watch)
@@ -134,9 +136,12 @@ class SpgemmPlan(CusparsePlan):
             return [(first, last, 0, rows.nnz, rows.total)]
         ptr = rows.host("ptr", rows.rows + 1)
         before = np.concatenate([[0], np.cumsum(rows.host("products", rows.rows))])
+        count = -(-int(before[last] - before[first]) // self.strip_products)
+        share = -(-int(before[last] - before[first]) // max(1, count))  # of equal size, for there is no use in a rest
+        most = min(self.strip_products, share + int(np.diff(before[first : last + 1]).max()))
         strips = []
         while first < last:
-            stop = int(np.searchsorted(before, before[first] + self.strip_products, "right")) - 1
+            stop = int(np.searchsorted(before, before[first] + most, "right")) - 1
             stop = min(stop, int(np.searchsorted(ptr, ptr[first] + 2**31 - 1, "right")) - 1, first + most_rows, last)
             stop = max(stop, first + 1)
             strips.append((first, stop, int(ptr[first]), int(ptr[stop]), int(before[stop] - before[first])))

@@ -22,6 +22,7 @@ class SpmmPlan(CusparsePlan):
     """Dense float32 activations, neurons × rows, row-major; columns that have become zero are dropped."""
 
     transposed = True
+    grouped = False
 
     def _build(self, rows: int) -> None:
         super()._build(rows)
@@ -47,7 +48,7 @@ class SpmmPlan(CusparsePlan):
     def _run(
         self, tile: Tile, rows: Rows, watch: Stopwatch, layers: list[np.ndarray], progress: Progress | None
     ) -> Outcome:
-        kernels, depth = self._kernels, len(self.network)
+        kernels, depth = self._kernels, self._depth
         width, now = rows.rows, 0
         self._start(rows, self._weights.get(0, watch).inputs)
         for k in range(depth):

@@ -1,4 +1,4 @@
-"""Layers on the device: uploaded, transposed and measured there; all resident, or two at a time."""
+"""Layers on the device: uploaded, renumbered, transposed and measured there; all resident, or two at a time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ...network import SparseLayer, SparseNetwork
 from .launch import MEASURE_BYTES, Kernels
 from .library import FLOAT32, Library
 from .memory import Buffer, DeviceMemory
+from .order import Orders, order_bytes
 
 _ALIGN = 256
 
@@ -43,7 +44,8 @@ class DeviceLayer:
 class Weights:
     """The layers of a network on the device.
 
-    Resident where they fit in `budget` bytes, else brought in when asked for, two at a time.
+    Resident where they fit in `budget` bytes, else brought in when asked for, two at a time. `grouped`: neurons are
+    renumbered (see order.py).
     """
 
     def __init__(
@@ -55,24 +57,32 @@ class Weights:
         *,
         budget: int,
         transposed: bool = False,
+        grouped: bool = False,
     ):
         self._network, self._library, self._memory, self._kernels = network, library, memory, kernels
         self._transposed = transposed
-        names = ("ptr", "columns", "values", "scratch", "w_ptr", "w_columns", "w_values")
+        self.orders = Orders(network, memory, kernels) if grouped else None
+        names = ("ptr", "columns", "values", "bias", "scratch", "w_ptr", "w_columns", "w_values")
         self._staging = {name: memory.buffer("workspace") for name in names}
         self.nbytes = weights_bytes(network)
         self.resident = self.nbytes <= budget
         self._slots: dict[int, tuple[int, Buffer, DeviceLayer]] = {}
         self._layers: list[DeviceLayer] = []
         if self.resident:
-            slab = memory.buffer("weights", self.nbytes)
+            slab = memory.buffer("weights", self.nbytes - order_bytes(network))
             self._slab, at = slab, slab.ptr
-            for layer in network:
-                self._layers.append(self._put(layer, at))
+            following: SparseLayer | None = network.layers[0]
+            for k in range(len(network)):
+                layer, following = following, network.layers[k + 1] if k + 1 < len(network) else None
+                assert layer is not None
+                self.numbers(k + 1, following)
+                self._layers.append(self._put(k, layer, at))
                 at += _layer_bytes(layer.inputs, layer.outputs, layer.nnz)
             kernels.synchronize()
             for buffer in self._staging.values():
                 buffer.free()
+            if self.orders:
+                self.orders.free_staging()
 
     def get(self, k: int, watch: Stopwatch | None = None) -> DeviceLayer:
         """Layer k. Where it has to be brought in, `watch` is paused."""
@@ -95,7 +105,7 @@ class Weights:
         else:
             buffer = self._memory.buffer("weights")
         at = buffer.need(_layer_bytes(layer.inputs, layer.outputs, layer.nnz))
-        device = self._put(layer, at)
+        device = self._put(k, layer, at)
         self._kernels.synchronize()
         self._slots[slot] = k, buffer, device
         return device
@@ -105,18 +115,24 @@ class Weights:
             self._library.api.destroy_sp_mat(layer.descriptor)
         self._layers, self._slots = [], {}
 
-    def _put(self, layer: SparseLayer, at: int) -> DeviceLayer:
+    def numbers(self, level: int, layer: SparseLayer | None = None) -> int:
+        """Address of the new numbers of the neurons before layer `level`; 0 where they keep theirs."""
+        return self.orders.of(level, layer) if self.orders else 0
+
+    def _put(self, k: int, layer: SparseLayer, at: int) -> DeviceLayer:
         if layer.nnz >= 2**31:
             raise InputError(f"Expected layers of fewer than 2**31 weights, got {layer.nnz:,}.")
         n_in, n_out, nnz = layer.inputs, layer.outputs, layer.nnz
         height = n_out if self._transposed else n_in
         ptr, columns, values, measures, bias = _places(at, n_in, n_out, nnz)
-        staged = self._staging
+        staged, new_in, new_out = self._staging, self.numbers(k, layer), self.numbers(k + 1)
         given = (
             staged["ptr"].upload(layer.indptr.astype(np.int32)),
             staged["columns"].upload(layer.indices),
             staged["values"].upload(layer.data.astype(np.float32, copy=False)),
         )
+        if new_in:
+            self._kernels.per_item("order", "renumber", nnz, given[1], nnz, new_in)
         if self._transposed:
             for target, source, nbytes in zip(
                 (ptr, columns, values), given, (4 * n_out + 4, 4 * nnz, 4 * nnz), strict=True
@@ -129,11 +145,17 @@ class Weights:
         else:
             forward = ptr, columns, values
         self._transpose(n_out, n_in, nnz, given, forward)
+        if new_out:
+            self._kernels.per_item("order", "renumber", nnz, columns, nnz, new_out)
         self._kernels.per_row("rows", "measure_weights", n_in, *forward, measures, n_in)
         has_vector = np.ndim(layer.bias) > 0
         if has_vector:
             vector = np.ascontiguousarray(layer.bias, np.float32)
-            self._memory.runtime.memcpy(bias, vector.ctypes.data, vector.nbytes, 1)
+            if new_out:
+                given_bias = staged["bias"].upload(vector)
+                self._kernels.per_item("order", "move_values", n_out, given_bias, n_out, new_out, bias)
+            else:
+                self._memory.runtime.memcpy(bias, vector.ctypes.data, vector.nbytes, 1)
         widest = int(layer.fan_in.max(initial=0))
         epilogue = (
             bias if has_vector else 0,
@@ -167,8 +189,8 @@ def weights_bytes(network: SparseNetwork) -> int:
     widths = network.widths
     if network.is_lazy:
         per_layer = sum(_layer_bytes(a, b, 0) for a, b in itertools.pairwise(widths))
-        return per_layer + 8 * network.edges + 2 * _ALIGN * len(network)
-    return sum(_layer_bytes(layer.inputs, layer.outputs, layer.nnz) for layer in network)
+        return per_layer + 8 * network.edges + 2 * _ALIGN * len(network) + order_bytes(network)
+    return sum(_layer_bytes(layer.inputs, layer.outputs, layer.nnz) for layer in network) + order_bytes(network)
 
 
 def require_room(network: SparseNetwork, limit: int) -> None:

@@ -40,6 +40,27 @@ extern "C" __global__ void write_bits(const u64* bits, i64 rows, i64 words, cons
   }
 }
 
+// As `write_bits`, columns under new numbers and ascending by them: new column c is the old one old_of[c].
+extern "C" __global__ void write_bits_renumbered(const u64* bits, i64 rows, i64 words, const int* place,
+                                                 const i64* ptr, int* columns, float* values, const int* old_of,
+                                                 int count) {
+  const i64 row = warp_row();
+  if (row >= rows || place[row] < 0) return;
+  const u64* mine = bits + row * words;
+  i64 at = ptr[place[row]];
+  for (int start = 0; start < count; start += WARP) {
+    const int column = start + lane(), old = column < count ? old_of[column] : 0;
+    const bool set = column < count && (mine[old / 64] >> (old % 64) & 1);
+    const unsigned votes = __ballot_sync(FULL, set);
+    if (set) {
+      const i64 slot = at + __popc(votes & ((1u << lane()) - 1u));
+      columns[slot] = column;
+      values[slot] = 1.0f;
+    }
+    at += __popc(votes);
+  }
+}
+
 extern "C" __global__ void row_counts(const i64* ptr, i64 rows, int* counts) {
   const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (row < rows) counts[row] = (int)(ptr[row + 1] - ptr[row]);
