@@ -41,7 +41,7 @@ class Entries:
         if len(pieces) == 1:
             return pieces[0]
         values = [piece.values for piece in pieces]
-        if all(is_constant(v) for v in values) and len({float(v[0]) for v in values}) == 1:
+        if all(is_constant(v) for v in values) and len({v[0].tobytes() for v in values}) == 1:
             value = np.broadcast_to(values[0][0], sum(map(len, values)))
         else:
             value = np.concatenate(values)
@@ -122,7 +122,7 @@ class _Parser:
         value = values[:n]
         if len(self.names) < 3:
             value = np.broadcast_to(1.0, n)
-        elif (value == value[0]).all():
+        elif (value.view(np.int64) == value[:1].view(np.int64)).all():  # bits, as 0.0 == -0.0
             value = np.broadcast_to(value[0], n)
         entries = Entries(self.line, ids[0, :n], ids[1, :n], value)
         self.line += n
