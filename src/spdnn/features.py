@@ -73,7 +73,7 @@ class Features:
         """CSR features from any SciPy sparse matrix. Explicit zeros are dropped."""
         if not sparse.issparse(matrix):
             raise InputError(f"Expected a SciPy sparse matrix, got {type(matrix).__name__}; use from_dense.")
-        csr = sparse.csr_matrix(matrix, copy=True)
+        csr: Any = sparse.csr_matrix(matrix, copy=True)
         csr.sum_duplicates()
         if not np.isfinite(csr.data).all():
             raise InputError("Expected finite features, got NaN or infinity.")

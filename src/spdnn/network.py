@@ -118,11 +118,11 @@ class SparseLayer:
         Explicit zeros of a sparse matrix are dropped too; duplicate entries of a COO matrix are refused.
         """
         if sparse.issparse(weights):
-            coo = sparse.coo_matrix(weights)
+            coo: Any = sparse.coo_matrix(weights)
             keys = coo.col.astype(np.int64) * coo.shape[0] + coo.row
             if np.unique(keys).size != keys.size:
                 raise InputError("Expected every weight once, got duplicate entries in the matrix.")
-            csc = coo.tocsc()
+            csc: Any = coo.tocsc()
         else:
             array = np.asarray(weights)
             if array.ndim != 2:
@@ -149,7 +149,8 @@ class SparseLayer:
     def weights(self) -> sparse.csr_matrix:
         """W as SciPy CSR, inputs × outputs (built on each call)."""
         shape = (self.inputs, self.outputs)
-        return sparse.csc_matrix((self.data, self.indices, self.indptr), shape=shape).tocsr()
+        by_output: Any = sparse.csc_matrix((self.data, self.indices, self.indptr), shape=shape)
+        return by_output.tocsr()
 
     @property
     def bias_vector(self) -> np.ndarray:

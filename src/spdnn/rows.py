@@ -91,7 +91,7 @@ def equal_dense(rows: np.ndarray) -> np.ndarray:
 
 def equal_csr(matrix: sparse.csr_matrix) -> np.ndarray:
     """int64 (n,): for each row of a CSR matrix (sorted indices) the first row bitwise equal to it."""
-    n = matrix.shape[0]
+    n = matrix.indptr.size - 1
     counts = np.diff(matrix.indptr)
     data = np.ascontiguousarray(matrix.data)
     words = data.view(np.uint32 if data.itemsize == 4 else np.uint64).astype(np.uint64)

@@ -36,7 +36,8 @@ class ScipyPlan(LayerwisePlan):
         return {"format": "csr", **super().describe()}
 
     def _prepared(self, layer: SparseLayer) -> sparse.csr_matrix:
-        return layer.weights.astype(self._dtype)
+        weights: Any = layer.weights
+        return weights.astype(self._dtype)
 
     def _weights_nbytes(self, weights: sparse.csr_matrix) -> int:
         return _nbytes(weights)
