@@ -302,8 +302,8 @@ def test_mat_layers(tmp_path):
     for variables, why in (
         ({"a": matrix, "b": matrix}, "'layersScaledj', or a single one, got: a, b"),
         ({}, "got: none"),
-        ({"layersScaledj": "text"}, "matrix of numbers"),
-        ({"layersScaledj": {"a": 1}}, "matrix of numbers"),
+        ({"layersScaledj": "text"}, "matrix of real numbers"),
+        ({"layersScaledj": {"a": 1}}, "matrix of real numbers"),
         ({"layersScaledj": np.ones((2, 2, 2))}, "Expected a any × any matrix"),
         ({"layersScaledj": matrix * np.nan}, "finite"),
         ({"layersScaledj": matrix * 1j}, "real numbers"),

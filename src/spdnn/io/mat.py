@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, InputError
 from ..features import Features
 from ..network import SparseLayer
 from .atomic import atomic_write
 from .build import features_from_matrix, layer_from_matrix
+from .mat5 import read_variables
 from .source import Source
 
 LAYER, IMAGES = "layersScaledj", "z"
@@ -52,40 +54,38 @@ def write_features(features: Features, path: str | Path, *, gzip: bool = False) 
 
 
 def _read(source: Source, wanted: str) -> Any:
-    from scipy.io import loadmat
-
     with source.open() as stream:
-        start = stream.read(520)
-        stream.seek(0)
-        if not start:
-            raise FileFormatError(source.path, "Expected a MATLAB file, but it is empty.")
-        if start.startswith(b"MATLAB 7.3") or _HDF5_MAGIC in start:
-            raise FileFormatError(
-                source.path,
-                "Expected a MATLAB file up to version 7, got version 7.3 (HDF5). "
-                "In MATLAB or Octave, load it and save it again with save(..., '-v7').",
-            )
-        try:
-            variables = loadmat(stream, chars_as_strings=False)
-        except FileFormatError:
-            raise
-        except Exception as error:  # scipy raises nearly any type on damaged files
-            raise FileFormatError(source.path, f"Expected a MATLAB file, but it can't be read: {error}.") from error
-    variables = {name: value for name, value in variables.items() if not name.startswith("__")}
+        content = stream.read()
+    if not content:
+        raise FileFormatError(source.path, "Expected a MATLAB file, but it is empty.")
+    if content.startswith(b"MATLAB 7.3") or _HDF5_MAGIC in content[:520]:
+        raise FileFormatError(
+            source.path,
+            "Expected a MATLAB file up to version 7, got version 7.3 (HDF5). "
+            "In MATLAB or Octave, load it and save it again with save(..., '-v7').",
+        )
+    try:
+        variables = read_variables(content)
+    except (ValueError, struct.error, zlib.error) as error:
+        raise FileFormatError(source.path, f"Expected a MATLAB file, but it can't be read: {error}.") from error
     if wanted not in variables and len(variables) != 1:
         there = ", ".join(sorted(variables)) or "none"
         raise FileFormatError(source.path, f"Expected a variable {wanted!r}, or a single one, got: {there}.")
     name = wanted if wanted in variables else next(iter(variables))
     value = variables[name]
-    if not sparse.issparse(value) and not (isinstance(value, np.ndarray) and value.dtype.kind in "fiubc"):
-        raise FileFormatError(source.path, f"Expected {name!r} to be a matrix of numbers, got {type(value).__name__}.")
+    if isinstance(value, str):
+        raise FileFormatError(source.path, f"Expected {name!r} to be a matrix of real numbers, got {value}.")
     return value
 
 
 def _write(name: str, matrix: Any, path: str | Path, gzip: bool) -> Path:
     from scipy.io import savemat
+    from scipy.io.matlab import MatWriteError
 
     path = Path(path)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        savemat(file, {name: matrix}, do_compression=gzip)
+        try:
+            savemat(file, {name: matrix}, do_compression=gzip)
+        except MatWriteError:
+            raise InputError(f"Can't write {path}: the format holds up to 4 GiB. Write .tsv or .safetensors.") from None
     return path

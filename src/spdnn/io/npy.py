@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def read_features(source: str | Path | Source, *, columns: int | None = None, ro
             array = np.lib.format.read_array(stream, allow_pickle=False)
         except FileFormatError:
             raise
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, TypeError, SyntaxError, EOFError, OSError, tokenize.TokenError) as error:
             raise FileFormatError(source.path, f"Expected an array of numbers in a .npy file: {error}.") from error
     if array.dtype.kind not in "fiub":
         raise FileFormatError(source.path, f"Expected real numbers, got {array.dtype}.")
