@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import challenge, doctor, generate, infer
+from . import challenge, doctor, generate, infer, tables, train
 
 USAGE_ERRORS: Any = typer.BadParameter.__bases__[0].__bases__[0]
 """Every error about a command line (typer keeps this class, click's ClickException, in different places)."""
@@ -39,6 +39,8 @@ def spdnn(
 
 
 app.command("challenge")(challenge.challenge)
+app.command("tables")(tables.tables)
 app.command("infer")(infer.infer)
+app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
 app.add_typer(generate.app, name="generate")

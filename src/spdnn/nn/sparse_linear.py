@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,7 +33,7 @@ class SparseLinear(nn.Module):
         *,
         bias: bool = True,
         format: Format = "csr",
-        tile: tuple[int, int] = TILE,
+        tile: Sequence[int] = TILE,
     ):
         super().__init__()
         if format not in FORMATS:

@@ -1,0 +1,112 @@
+"""How fast a network is with the best engine there is for it here: eager, traced or recorded PyTorch, spdnn's own."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..errors import SpdnnError
+from ..features import Features
+from .convert import to_sparse_network
+from .formats import fastest_formats
+from .latency import measure
+
+
+@dataclass(frozen=True)
+class Speed:
+    """`ms` with the best engine, `engine`; `all`: those of each that ran. `formats` of the layers, where chosen."""
+
+    ms: float
+    engine: str
+    all: dict[str, float]
+    formats: dict[str, str]
+
+
+def fastest(model: nn.Module, x: torch.Tensor, *, rounds: int = 3, own_engines: bool = True) -> Speed:
+    """Time a network on the device `x` lies on, for this batch, with every engine; the median of `rounds` counts.
+
+    Engines: `torch`; `torch-traced` (TorchScript, frozen) on the CPU, `torch-graph` (CUDA graph) on a GPU; the same
+    with each layer in its fastest format (`…-formats`, for compact networks with zeros); spdnn's own for chains.
+    Rounds go over all engines in turn, so that a slow spell falls on all.
+    """
+    model = model.to(x.device).eval()
+    candidates: dict[str, Callable[[], float]] = {}
+    formats: dict[str, str] = {}
+    with torch.inference_mode():
+        _add_torch(candidates, "", model, x)
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        if isinstance(model, fx.GraphModule) and any(not bool((m.weight != 0).all()) for m in layers):
+            shaped, formats = fastest_formats(model, x)
+            if set(formats.values()) != {"dense"}:
+                _add_torch(candidates, "-formats", shaped, x)
+    if own_engines:
+        _add_own(candidates, model, x)
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in list(candidates.items()):
+            times[name].append(run())
+    found = {name: statistics.median(values) for name, values in times.items()}
+    best = min(found, key=found.__getitem__)
+    return Speed(found[best], best, found, formats)
+
+
+def _add_torch(candidates: dict[str, Callable[[], float]], suffix: str, model: nn.Module, x: torch.Tensor) -> None:
+    candidates[f"torch{suffix}"] = lambda: measure(model, x)
+    with contextlib.suppress(RuntimeError, NotImplementedError), _quiet():
+        if x.device.type == "cuda":
+            replay = _recorded(model, x)
+            candidates[f"torch-graph{suffix}"] = lambda: measure(lambda _: replay(), x)
+        else:
+            traced: Any = torch.jit.freeze(torch.jit.trace(model, x, check_trace=False))
+            traced(x)
+            candidates[f"torch-traced{suffix}"] = lambda: measure(traced, x)
+
+
+def _recorded(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model(x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        model(x)
+    return graph.replay
+
+
+def _add_own(candidates: dict[str, Callable[[], float]], model: nn.Module, x: torch.Tensor) -> None:
+    from .. import engine
+
+    names = ("cuda", "cusparse") if x.device.type == "cuda" else ("numba",)
+    rows = x.flatten(1).cpu().numpy()
+    for name in names:
+        with contextlib.suppress(SpdnnError, RuntimeError, MemoryError):
+            network = to_sparse_network(model, inputs=rows.shape[1])
+            threads = None if x.device.type == "cuda" else torch.get_num_threads()
+            plan = engine.prepare(network, rows=len(rows), engine=name, compact=False, merge=False, threads=threads)
+            loaded = plan.load(Features.from_dense(rows))
+            plan.run(loaded)
+
+            def run(plan: engine.Plan = plan, loaded: Any = loaded) -> float:
+                start, times = time.perf_counter(), []
+                while len(times) < 5 or time.perf_counter() - start < 0.05:
+                    times.append(plan.run(loaded).seconds * 1e3)
+                return statistics.median(times)
+
+            candidates[f"spdnn-{name}"] = run
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
