@@ -98,7 +98,8 @@ class Run:
 
     seconds_each : of every timed run (`TIMER`). streaming_each : seconds the same runs spent bringing in weights.
     profile : one LayerProfile a layer from a further, untimed run; empty where the engine can't tell.
-    reason : why there is no time (the run doesn't fit in memory), else None.
+    options : as the plan made them of those `asked` for; a variant may have fixed some.
+    reason : why there is no time (the run doesn't fit in memory, or was ended), else None.
     warmed_up : whether a first run was left out of `seconds_each`.
     """
 
@@ -106,6 +107,7 @@ class Run:
     inputs: Inputs
     choice: Choice
     options: Options
+    asked: Options
     seconds_each: tuple[float, ...] = ()
     streaming_each: tuple[float, ...] = ()
     prepare_seconds: float | None = None
@@ -176,12 +178,13 @@ class Session:
         if inputs.features.rows < 1:
             raise InputError("Expected at least 1 row, got none.")
         self.instance, self.inputs, self._progress = instance, inputs, progress
+        self.asked = options or Options()
         self.network = instance.network()
         self.choice = choose_engine(self.network, name=engine)
         self.runs: list[Activations] = []
         self._report("preparing", 0, 0)
         start = time.perf_counter()
-        self.plan = self.choice.engine.prepare(self.network, rows=inputs.features.rows, options=options or Options())
+        self.plan = self.choice.engine.prepare(self.network, rows=inputs.features.rows, options=self.asked)
         self.prepare_seconds = time.perf_counter() - start
         try:
             start = time.perf_counter()
@@ -235,6 +238,7 @@ class Session:
             inputs=inputs,
             choice=self.choice,
             options=self.plan.options,
+            asked=self.asked,
             seconds_each=tuple(result.seconds for result in timed),
             streaming_each=tuple(result.streaming_seconds for result in timed),
             prepare_seconds=self.prepare_seconds,
@@ -279,7 +283,7 @@ def run_instance(
     try:
         session = Session(instance, inputs, engine=engine, options=options, progress=progress)
     except MemoryError as error:
-        return _no_room(instance, inputs, engine, options, error)
+        return _no_room(instance, inputs, engine, options, options, error)
     with session:
         stop = float("inf") if time_limit is None else time.perf_counter() + time_limit
         try:
@@ -292,14 +296,16 @@ def run_instance(
                 session.run()
             profile = session.profile() if time.perf_counter() < stop else ()
         except MemoryError as error:
-            return _no_room(instance, inputs, engine, session.plan.options, error)
+            return _no_room(instance, inputs, engine, session.plan.options, options, error)
         return session.result(profile=profile, categories_file=categories_file, seed=seed)
 
 
-def _no_room(instance: Instance, inputs: Inputs, engine: str, options: Options, error: MemoryError) -> Run:
+def _no_room(
+    instance: Instance, inputs: Inputs, engine: str, options: Options, asked: Options, error: MemoryError
+) -> Run:
     choice = choose_engine(name=engine)
     reason = str(error) if isinstance(error, SpdnnError) else f"Not enough memory: {error}"
-    return Run(instance, inputs, choice, options, reason=reason, peak_memory_bytes=machine.peak_memory())
+    return Run(instance, inputs, choice, options, asked, reason=reason, peak_memory_bytes=machine.peak_memory())
 
 
 def _listed(values: tuple[int, ...]) -> str:

@@ -81,11 +81,12 @@ def record_of(run: Run, *, command: Sequence[str] | None = None) -> dict[str, An
 
 
 def file_name(run: Run) -> str:
-    """The name a record is kept under: instance, engine, variant and what departs from the defaults."""
-    options = run.options
+    """The name a record is kept under: instance, engine, variant and what was asked for besides the defaults."""
+    options = run.asked
     parts = [run.instance.name, run.choice.engine.name]
-    if options.variant:
-        parts.append(options.variant)
+    variant = run.options.variant or next(iter(run.choice.engine.variants), None)
+    if variant:
+        parts.append(variant)
     parts += [f"no-{switch}" for switch in ("compact", "merge", "fold") if not getattr(options, switch)]
     if options.dtype != "float32":
         parts.append(options.dtype)
