@@ -122,10 +122,10 @@ def test_neurons_are_renumbered_and_nobody_notices(variant, kind):
 
 @pytest.mark.parametrize("variant", ["filter", "buffer", "nobuffer", "reuse"])
 def test_streamed_weights_are_renumbered_too(variant):
-    network, features = shuffled_groups(np.random.default_rng(13), (320, *[640] * 6))
-    facts, _ = check(network, features, variant=variant, memory_limit=7 << 19)
+    network, features = shuffled_groups(np.random.default_rng(13), (320, *[640] * 12))
+    facts, _ = check(network, features, variant=variant, memory_limit=7 << 20)
     assert not facts["weights_resident"]
-    assert facts["levels_renumbered"] == 6
+    assert facts["levels_renumbered"] == 12
 
 
 @pytest.mark.parametrize("variant", ["filter", "buffer", "nobuffer", "reuse"])

@@ -20,10 +20,12 @@ from .estimate import Estimate
 from .launch import Kernels
 from .library import Library
 from .memory import DeviceMemory, free_bytes
+from .order import order_bytes
 from .rows import Rows, upload
 from .weights import Weights, require_room, weights_bytes
 
 _WARM_UP_ROWS, _WARM_UP_LAYERS = 64, 12
+_STREAMED_LAYERS = 5  # the room two streamed layers take with their staging, in layers
 _USABLE = 0.94  # of the free device memory; the rest is for what CUDA and cuSPARSE take for themselves
 
 KEEP_ROWS = ("buffer", "nobuffer")
@@ -98,9 +100,11 @@ class CusparsePlan(Plan):
 
     @property
     def _weight_bytes(self) -> int:
-        """Bytes of the weights that are on the device at a time."""
+        """Bytes of the weights that are on the device at a time; of streamed ones with what brings them in."""
         everything = weights_bytes(self.network)
-        return everything if self._weights.resident else 2 * everything // len(self.network)
+        if self._weights.resident:
+            return everything
+        return _STREAMED_LAYERS * everything // len(self.network) + order_bytes(self.network)
 
     @property
     def nbytes(self) -> int:
@@ -111,6 +115,7 @@ class CusparsePlan(Plan):
             "filter": bool(self._drops.any()),
             "weights_resident": self._weights.resident,
             "levels_renumbered": self._weights.orders.renumbered if self._weights.orders else 0,
+            "warm_up": f"{min(len(self.network), _WARM_UP_LAYERS)} layers of up to {_WARM_UP_ROWS} rows",
             "tile_rows": self.estimate.tile_rows,
             "estimated_bytes": self.estimate.total,
             "peak_device_bytes": self._memory.peak,
