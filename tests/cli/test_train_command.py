@@ -52,7 +52,7 @@ def test_it_trains_prunes_and_records(capsys, tmp_path) -> None:
         ["--method", "dense"],
         ["--method", "magnitude", "--remove", "0.8"],
         ["--method", "lasso", "--remove", "0.8"],
-        ["--method", "flops", "--latency", "0.5"],
+        ["--method", "flops", "--latency", "0.9", "--target-batch", "256"],
         ["--distill", "0.5", "--teachers", "2", "--augment", "0"],
     ],
 )

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from fssl_models import RandomNetwork, mlp, sparsify
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -41,6 +41,7 @@ def test_outputs_equal_those_of_the_masked_network(seed: int, round_to: int) -> 
 
 @settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 2**31))
+@example(seed=26602)  # all is constant; a kept channel would be computed from one that is gone
 def test_shrinking_in_place_changes_neither_outputs_nor_the_next_update(seed: int) -> None:
     model = RandomNetwork(seed).double()  # Adam makes much of the rounding of gradients near zero
     sparsify(model, seed)

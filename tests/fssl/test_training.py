@@ -10,12 +10,23 @@ import torch
 from torch import nn
 
 from spdnn.errors import InputError
-from spdnn.fssl import FSSL, Latency, Schedule, Sparsity, flops_model, load_state, save_state
+from spdnn.fssl import FSSL, Latency, Schedule, Sparsity, facts_of, flops_model, load_state, save_state
 from spdnn.fssl.fleet import Fleet
 from spdnn.fssl.pruner import Pruner
 from spdnn.fssl.trace import trace
-from spdnn.fssl.training import Augmentation, ImageData, Recipe, Trainer, dense_network, load_images, radix_network
-from spdnn.fssl.training.loop import Teacher, losses
+from spdnn.fssl.training import (
+    Augmentation,
+    ImageData,
+    Job,
+    Recipe,
+    Trainer,
+    dense_network,
+    load_images,
+    radix_network,
+    record_of,
+)
+from spdnn.fssl.training.fleets import train_fleet
+from spdnn.fssl.training.loop import Teacher, accuracy, losses
 from spdnn.fssl.training.methods import goal_of
 
 SCHEDULE = Schedule(every=5, prox_every=2)
@@ -75,7 +86,10 @@ def test_a_fleet_trains_every_seed_and_goal(data: ImageData) -> None:
     fleet = Fleet(models, torch.zeros(2, 6, 6))
     recipe = Recipe(epochs=20, batch=16, rate=1e-2)
     targets = {"fssl": Sparsity(0.9), "magnitude": Sparsity(0.9), "flops": Latency(0.2)}
-    goals = [goal_of(name, t, fleet.graph, schedule=SCHEDULE) for name, t in targets.items() for _ in seeds]
+    model = flops_model()
+    goals = [
+        goal_of(name, t, fleet.graph, schedule=SCHEDULE, latency=model) for name, t in targets.items() for _ in seeds
+    ]
     pruner = Pruner(fleet.graph, goals, steps=recipe.steps(160))
     trainer = Trainer(fleet, data, recipe, seeds=seeds, pruning=pruner)
     for _ in range(recipe.epochs):
@@ -88,7 +102,7 @@ def test_a_fleet_trains_every_seed_and_goal(data: ImageData) -> None:
 
 def test_distillation_pulls_towards_the_teacher(data: ImageData) -> None:
     fleet = Fleet([dense_network([36, 8, 3], seed=s) for s in range(2)], torch.zeros(2, 6, 6))
-    teacher = Teacher(fleet, 2.0)
+    teacher = Teacher(fleet, 2.0, data.side)
     images = data.train[0][:10].float()[None] / 255
     wanted = teacher(images)
     assert wanted.shape == (1, 10, 3)
@@ -155,7 +169,7 @@ def test_images_come_from_idx_folders(tmp_path) -> None:
 
 def test_methods_refuse_targets_they_cannot_have() -> None:
     graph = trace(dense_network([36, 20, 3]), torch.zeros(2, 36))
-    for method, target in (("magnitude", Latency(0.1)), ("lasso", Latency(0.1)), ("flops", Sparsity(0.5))):
+    for method, target in (("magnitude", Latency(0.1)), ("shuffled", Sparsity(0.5)), ("flops", Sparsity(0.5))):
         with pytest.raises(InputError, match=r"needs|no notion"):
             goal_of(method, target, graph)
     with pytest.raises(InputError, match="Unknown method"):
@@ -163,3 +177,35 @@ def test_methods_refuse_targets_they_cannot_have() -> None:
     with pytest.raises(InputError, match="latency model"):
         goal_of("fssl", Latency(0.5), graph)
     assert goal_of("shuffled", Latency(0.5), graph, latency=flops_model()).structured
+
+
+def test_a_fleet_of_jobs_meets_every_target(data: ImageData) -> None:
+    jobs = [
+        Job(method="dense", hidden=(20, 10)),
+        Job(method="fssl", hidden=(20, 10), target=Sparsity(0.9), schedule=SCHEDULE),
+        Job(method="lasso", hidden=(20, 10), target=Sparsity(0.8), schedule=SCHEDULE),
+        Job(method="flops", hidden=(20, 10), target=Latency(0.3), schedule=SCHEDULE),
+    ]
+    found = train_fleet(
+        jobs,
+        data,
+        seeds=[1, 2],
+        recipe=Recipe(epochs=10, batch=16, rate=1e-2),
+        build=lambda seed: dense_network([36, 20, 10, 3], seed=seed),
+        latency=[None, None, None, flops_model()],
+    )
+    assert [(f.job.method, f.job.seed) for f in found] == [(j.method, s) for j in jobs for s in (1, 2)]
+    removed = [facts_of(f.model, 950)["weights_removed"] for f in found]
+    assert removed[:2] == [0, 0]
+    assert min(removed[2:4]) >= 0.9
+    assert min(removed[4:6]) >= 0.8
+    assert all(accuracy(f.model, *data.test)[0] > 60 for f in found[:6])
+    assert record_of(found[2].model, found[2].job, data, dense_weights=950, timed=False)["weights_removed"] >= 0.9
+    with pytest.raises(InputError, match="in a fleet"):
+        train_fleet(
+            [Job(method="torch-pruning", hidden=(20, 10), target=Sparsity(0.5))],
+            data,
+            seeds=[1],
+            recipe=Recipe(epochs=1, batch=16),
+            build=lambda seed: dense_network([36, 20, 10, 3], seed=seed),
+        )

@@ -95,6 +95,20 @@ class TimeCost:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class GuidedCost:
+    """The budget of one cost, the prices of another: what choosing by the wrong prices comes to."""
+
+    budget: Cost
+    guide: Cost
+
+    def total(self, counts: Counts) -> float:
+        return self.budget.total(counts)
+
+    def prices(self, counts: Counts) -> dict[int, float]:
+        return self.guide.prices(counts)
+
+
 def knapsack(
     cost: Cost, counts: Counts, importance: Mapping[int, np.ndarray], budget: float, *, least: int = 1
 ) -> dict[int, np.ndarray]:

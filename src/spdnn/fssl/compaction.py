@@ -7,7 +7,7 @@ the input; the constant, times the weights, goes into that layer's bias. Found b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -18,10 +18,15 @@ from .trace import ChannelGraph, Layer, Ref
 
 @dataclass(frozen=True)
 class Compaction:
-    """Which channels stay: int64 ascending indices for each space, and for each layer what its bias gains."""
+    """Which channels stay: int64 ascending indices for each space, and for each layer what its bias gains.
+
+    `empty`: those of them that could go but fill a space up to a multiple, or to one channel; nothing of what they
+    hold counts.
+    """
 
     keep: Mapping[int, torch.Tensor]
     bias: Mapping[str, torch.Tensor]
+    empty: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     def widths(self) -> dict[int, int]:
         return {space: index.numel() for space, index in self.keep.items()}
@@ -51,13 +56,15 @@ def plan_compaction(
                 removable &= (rows == 0).all(0) | _folds(layer, constant, values)
             changed |= bool((removable & ~gone[k]).any())
             gone[k] |= removable
-    keep = {}
+    keep, empty = {}, {}
     for k, space in graph.spaces.items():
         wanted = max(int((~gone[k]).sum()), 1)
         wanted = min(-(-wanted // round_to) * round_to, space.size)
         missing = wanted - int((~gone[k]).sum())
-        gone[k][torch.nonzero(gone[k]).flatten()[:missing]] = False
-        keep[k] = torch.nonzero(~gone[k]).flatten()
+        empty[k] = torch.nonzero(gone[k]).flatten()[:missing]
+        stays = ~gone[k]
+        stays[empty[k]] = True
+        keep[k] = torch.nonzero(stays).flatten()
     bias = {}
     for layer in graph.layers.values():
         lost = gone[layer.reads]
@@ -68,7 +75,7 @@ def plan_compaction(
             gain = (weight.double() @ found.double()).to(weight.dtype)
             if bool(gain.any()):
                 bias[layer.name] = gain
-    return Compaction(keep, bias)
+    return Compaction(keep, bias, empty)
 
 
 def compacted(graph: ChannelGraph, plan: Compaction) -> nn.Module:
@@ -191,7 +198,10 @@ def _folds(layer: Layer, constant: dict[str, torch.Tensor], values: dict[str, to
 
 
 def _sliced_linear(layer: Layer, plan: Compaction) -> tuple[torch.Tensor, torch.Tensor | None]:
-    weight = layer.module.weight.detach()
+    weight = layer.module.weight.detach().clone()
+    for k, emptied in ((layer.reads, weight.T), (layer.writes, weight)):
+        if k in plan.empty:
+            emptied[plan.empty[k].to(weight.device)] = 0
     rows, columns = plan.keep[layer.writes].to(weight.device), plan.keep[layer.reads].to(weight.device)
     bias = None if layer.module.bias is None else layer.module.bias.detach()
     gain = plan.bias.get(layer.name)

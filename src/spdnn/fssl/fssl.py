@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import InputError
 from . import compaction
-from .budget import Latency, Target, TimeCost, WeightCost
+from .budget import Cost, Latency, Target, TimeCost, WeightCost
 from .latency import LatencyModel, latency_model, measure
 from .pruner import Goal, Pruner
 from .schedule import Schedule
@@ -35,6 +35,7 @@ class FSSL:
     example_input : (batch, …); its batch is the one latency is modelled and measured at.
     target : `Sparsity` or `Latency`. steps : optimiser steps of the whole training.
     device : where latency counts, for torch. latency : its model; measured (and cached) where the target needs it.
+    cost : what channels cost, in place of the weights or the modelled time, for experiments.
     ignore : names of layers to leave alone. round_to : keep multiples of this many channels where there are as many.
     keep_zeros : weights that are zero at the start stay zero: the model starts sparse.
 
@@ -50,6 +51,7 @@ class FSSL:
         steps: int,
         device: str = "cpu",
         latency: LatencyModel | None = None,
+        cost: Cost | None = None,
         schedule: Schedule | None = None,
         ignore: Iterable[str] = (),
         round_to: int = 1,
@@ -65,10 +67,11 @@ class FSSL:
             widest = max(self.dense_widths.values())
             latency = latency_model(device, batch=example_input.shape[0], limit=widest)
         self.latency = latency
-        cost = WeightCost(self.graph)
-        if isinstance(target, Latency):
-            assert latency is not None
-            cost = TimeCost(self.graph, latency)
+        if cost is None:
+            cost = WeightCost(self.graph)
+            if isinstance(target, Latency):
+                assert latency is not None
+                cost = TimeCost(self.graph, latency)
         self.pruner = Pruner(self.graph, [Goal(target, self.schedule, cost)], steps=steps, keep_zeros=keep_zeros)
         self.kept = {k: torch.arange(size) for k, size in self.dense_widths.items()}
         self.optimizers: list[torch.optim.Optimizer] = []

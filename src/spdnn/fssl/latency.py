@@ -133,7 +133,7 @@ def unseen(limit: int = 1024, *, shapes: int = 30, formats: Sequence[Format] = F
 def measure_shapes(
     shapes: Iterable[Shape], *, batch: int, device: str = "cpu", rounds: int = 3, seconds: float = 0.02
 ) -> list[Timed]:
-    """Time every shape in `rounds` passes over all of them and keep the median, so that a slow spell of the machine
+    """Time every shape in `rounds` passes over all of them and keep the least, so that a slow spell of the machine
     falls on one pass and not on some shapes."""
     shapes = list(shapes)
     times = np.empty((rounds, len(shapes)))
@@ -141,7 +141,7 @@ def measure_shapes(
         for k, shape in enumerate(shapes):
             x = torch.randn(batch, shape.inputs, device=device)
             times[r, k] = measure(make_layer(shape, device), x, seconds=seconds)
-    return [Timed(shape, float(ms)) for shape, ms in zip(shapes, np.median(times, axis=0), strict=True)]
+    return [Timed(shape, float(ms)) for shape, ms in zip(shapes, times.min(axis=0), strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

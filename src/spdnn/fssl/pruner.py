@@ -84,20 +84,22 @@ class Pruner:
         self.done += 1
         stages = [goal.schedule.stage(self.done, self.steps, structured=goal.structured) for goal in self.goals]
         often = min(goal.schedule.prox_every for goal in self.goals)
+        due = [
+            stage in ("groups", "weights") and (self.done % goal.schedule.every == 0 or progress == 1.0)
+            for goal, (stage, progress) in zip(self.goals, stages, strict=True)
+        ]
+        if (self.done % often == 0 or any(due)) and any(stage in ("dense", "groups") for stage, _ in stages):
+            self._note_importance()
         if self.done % often == 0:
-            if any(stage in ("dense", "groups") for stage, _ in stages):
-                self._note_importance()
             self._shrink_groups(stages, rate * often)
             self._shrink_weights(stages, rate * often)
-        decided = []
-        for m, (goal, (stage, progress)) in enumerate(zip(self.goals, stages, strict=True)):
-            due = self.done % goal.schedule.every == 0 or progress == 1.0
-            if due and stage == "groups":
+        decided = [m for m, now in enumerate(due) if now]
+        for m in decided:
+            stage, progress = stages[m]
+            if stage == "groups":
                 self._drop_groups(m, progress)
-            elif due and stage == "weights":
+            else:
                 self._drop_weights(m, progress)
-            if due and stage in ("groups", "weights"):
-                decided.append(m)
         if decided:
             self._settle()
             self.hold()
@@ -270,7 +272,8 @@ class Pruner:
             tile = goal.target.tile
             n = _tiles(mask.to(weight.dtype), tile)
             active.append(n.flatten() > 0)
-            scores.append((_tiles(weight.abs() * mask, tile) / n.clamp(min=1)).flatten())
+            score = (_tiles(weight.abs() * mask, tile) / n.clamp(min=1)).flatten()
+            scores.append(_lamp(score) if goal.schedule.score == "lamp" else score)
             slopes.append((_tiles(slope.abs() * may, tile) / _tiles(may.to(weight.dtype), tile).clamp(min=1)).flatten())
             sizes.append(_tiles(may.to(weight.dtype), tile).flatten())
         score = torch.where(torch.cat(active), torch.cat(scores), -1.0)
@@ -344,6 +347,14 @@ class Pruner:
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         return iter(self.members)
+
+
+def _lamp(magnitude: torch.Tensor) -> torch.Tensor:
+    """w² over the sum of w² of all that are no smaller (Lee, Park, Mo, Ahn & Shin 2021)."""
+    order = magnitude.argsort()
+    squares = magnitude[order].double().square()
+    rest = squares.flip(0).cumsum(0).flip(0)
+    return torch.zeros_like(magnitude).scatter_(0, order, (squares / rest.clamp(min=1e-300)).to(magnitude.dtype))
 
 
 def _tiles(values: torch.Tensor, tile: tuple[int, int]) -> torch.Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..errors import InputError
+from ..errors import InputError, unknown_name
 
 Stage = Literal["dense", "groups", "weights", "fixed"]
 
@@ -24,6 +24,8 @@ class Schedule:
         costs now. 0 leaves the cost to the budget alone.
     l1 : the weight of ‖w‖₁ in stage 2. regrow : the share of the kept weights that stage 2 first exchanges at a
         decision for those with the largest gradients (Evci et al. 2020); falls to 0 as a cosine.
+    score : what single weights are ranked by: |w| over all layers ("magnitude"), or w² over the sum of squares of the
+        weights of its layer that are no smaller ("lamp"; Lee et al. 2021), by which no layer can vanish.
     shrink : make the network physically smaller once this share of a layer's channels is dead; 1 for never.
     """
 
@@ -36,15 +38,23 @@ class Schedule:
     time: float = 1.0
     l1: float = 0.0
     regrow: float = 0.0
+    score: Literal["magnitude", "lamp"] = "lamp"
     shrink: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.groups_end <= self.weights_end <= 1:
             raise InputError(f"Expected 0 <= start <= groups_end <= weights_end <= 1, got {self}.")
+        if self.score not in ("magnitude", "lamp"):
+            raise unknown_name("score", str(self.score), ("magnitude", "lamp"))
         if min(self.every, self.prox_every) < 1:
             raise InputError(f"Expected every and prox_every of at least 1, got {self}.")
         if min(self.penalty, self.time, self.l1, self.regrow, self.shrink) < 0 or self.regrow >= 1:
             raise InputError(f"Expected no negative weights and regrow < 1, got {self}.")
+
+    def fitting(self, steps: int) -> Schedule:
+        """With at least a hundred decisions in a training of so many steps, where there are as many."""
+        every = max(min(self.every, steps // 100), 1)
+        return replace(self, every=every, prox_every=min(self.prox_every, every))
 
     def stage(self, done: int, steps: int, *, structured: bool) -> tuple[Stage, float]:
         """The stage after `done` of `steps` steps and how far it is, 0 to 1; exactly 1 at the last step of a stage."""

@@ -30,7 +30,9 @@ class Speed:
     formats: dict[str, str]
 
 
-def fastest(model: nn.Module, x: torch.Tensor, *, rounds: int = 3, own_engines: bool = True) -> Speed:
+def fastest(
+    model: nn.Module, x: torch.Tensor, *, rounds: int = 3, seconds: float = 0.05, own_engines: bool = True
+) -> Speed:
     """Time a network on the device `x` lies on, for this batch, with every engine; the median of `rounds` counts.
 
     Engines: `torch`; `torch-traced` (TorchScript, frozen) on the CPU, `torch-graph` (CUDA graph) on a GPU; the same
@@ -41,14 +43,14 @@ def fastest(model: nn.Module, x: torch.Tensor, *, rounds: int = 3, own_engines: 
     candidates: dict[str, Callable[[], float]] = {}
     formats: dict[str, str] = {}
     with torch.inference_mode():
-        _add_torch(candidates, "", model, x)
+        _add_torch(candidates, "", model, x, seconds)
         layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
         if isinstance(model, fx.GraphModule) and any(not bool((m.weight != 0).all()) for m in layers):
             shaped, formats = fastest_formats(model, x)
             if set(formats.values()) != {"dense"}:
-                _add_torch(candidates, "-formats", shaped, x)
+                _add_torch(candidates, "-formats", shaped, x, seconds)
     if own_engines:
-        _add_own(candidates, model, x)
+        _add_own(candidates, model, x, seconds)
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in list(candidates.items()):
@@ -58,16 +60,18 @@ def fastest(model: nn.Module, x: torch.Tensor, *, rounds: int = 3, own_engines: 
     return Speed(found[best], best, found, formats)
 
 
-def _add_torch(candidates: dict[str, Callable[[], float]], suffix: str, model: nn.Module, x: torch.Tensor) -> None:
-    candidates[f"torch{suffix}"] = lambda: measure(model, x)
+def _add_torch(
+    candidates: dict[str, Callable[[], float]], suffix: str, model: nn.Module, x: torch.Tensor, seconds: float
+) -> None:
+    candidates[f"torch{suffix}"] = lambda: measure(model, x, seconds=seconds)
     with contextlib.suppress(RuntimeError, NotImplementedError), _quiet():
         if x.device.type == "cuda":
             replay = _recorded(model, x)
-            candidates[f"torch-graph{suffix}"] = lambda: measure(lambda _: replay(), x)
+            candidates[f"torch-graph{suffix}"] = lambda: measure(lambda _: replay(), x, seconds=seconds)
         else:
             traced: Any = torch.jit.freeze(torch.jit.trace(model, x, check_trace=False))
             traced(x)
-            candidates[f"torch-traced{suffix}"] = lambda: measure(traced, x)
+            candidates[f"torch-traced{suffix}"] = lambda: measure(traced, x, seconds=seconds)
 
 
 def _recorded(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
@@ -83,13 +87,13 @@ def _recorded(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
     return graph.replay
 
 
-def _add_own(candidates: dict[str, Callable[[], float]], model: nn.Module, x: torch.Tensor) -> None:
+def _add_own(candidates: dict[str, Callable[[], float]], model: nn.Module, x: torch.Tensor, seconds: float) -> None:
     from .. import engine
 
     names = ("cuda", "cusparse") if x.device.type == "cuda" else ("numba",)
     rows = x.flatten(1).cpu().numpy()
     for name in names:
-        with contextlib.suppress(SpdnnError, RuntimeError, MemoryError):
+        with contextlib.suppress(SpdnnError, ImportError, RuntimeError, MemoryError):
             network = to_sparse_network(model, inputs=rows.shape[1])
             threads = None if x.device.type == "cuda" else torch.get_num_threads()
             plan = engine.prepare(network, rows=len(rows), engine=name, compact=False, merge=False, threads=threads)
@@ -98,7 +102,7 @@ def _add_own(candidates: dict[str, Callable[[], float]], model: nn.Module, x: to
 
             def run(plan: engine.Plan = plan, loaded: Any = loaded) -> float:
                 start, times = time.perf_counter(), []
-                while len(times) < 5 or time.perf_counter() - start < 0.05:
+                while len(times) < 5 or time.perf_counter() - start < seconds:
                     times.append(plan.run(loaded).seconds * 1e3)
                 return statistics.median(times)
 

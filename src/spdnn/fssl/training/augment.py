@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,7 @@ class Augmentation:
 
     shift : pixels. turn : degrees. stretch, slant : fractions. bend : pixels, the standard deviation of a smooth random
     displacement (elastic distortion, after Simard, Steinkraus & Platt 2003). fade : the share of the training at
-    whose end images are left as they are.
+    whose end images are left as they are. share : images that are changed alike, which saves time on a CPU.
     """
 
     shift: float = 1.5
@@ -25,9 +26,14 @@ class Augmentation:
     slant: float = 0.15
     bend: float = 1.0
     fade: float = 0.0
+    share: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.shift, self.turn, self.stretch, self.slant, self.bend, self.fade) < 0 or self.stretch >= 1:
+        if (
+            min(self.shift, self.turn, self.stretch, self.slant, self.bend, self.fade) < 0
+            or self.stretch >= 1
+            or self.share < 1
+        ):
             raise InputError(f"Expected no negative changes, and stretch < 1, got {self}.")
 
     def scaled(self, factor: float) -> Augmentation:
@@ -41,8 +47,9 @@ class Augmentation:
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """images : float (n, height, width). Returns as many, each changed in its own way."""
-        n, height, width = images.shape
-        device = images.device
+        count, height, width = images.shape
+        share = math.gcd(count, self.share)
+        n, device = count // share, images.device
 
         def uniform(*shape: int) -> torch.Tensor:
             return torch.rand(n, *shape, device=device, generator=generator) * 2 - 1
@@ -66,4 +73,5 @@ class Augmentation:
             where = where + torch.stack(
                 [smooth[:, 0] * (3 * self.bend / width), smooth[:, 1] * (3 * self.bend / height)], -1
             )
-        return F.grid_sample(images[:, None], where, align_corners=False)[:, 0]
+        changed = F.grid_sample(images.view(n, share, height, width), where, align_corners=False)
+        return changed.view(count, height, width)

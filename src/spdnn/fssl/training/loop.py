@@ -51,14 +51,19 @@ class Recipe:
 
 
 class Teacher:
-    """An ensemble: the mean of its members' probabilities at a temperature, as logarithms of them."""
+    """An ensemble: the mean of its members' probabilities at a temperature, as logarithms of them.
 
-    def __init__(self, fleet: Fleet, temperature: float):
-        self.fleet, self.temperature = fleet.eval().requires_grad_(False), temperature
+    side : height and width of the images it was trained on; of larger ones it sees the middle.
+    """
+
+    def __init__(self, fleet: Fleet, temperature: float, side: tuple[int, int]):
+        self.fleet, self.temperature, self.side = fleet.eval().requires_grad_(False), temperature, side
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """images : (seeds, batch, height, width). Returns (seeds, batch, classes)."""
+        for axis, size in zip((2, 3), self.side, strict=True):
+            images = images.narrow(axis, (images.shape[axis] - size) // 2, size)
         together = images.flatten(0, 1).expand(self.fleet.members, -1, -1, -1)
         answers = (self.fleet(together) / self.temperature).softmax(-1).mean(0)
         return answers.clamp_(min=1e-8).log().unflatten(0, images.shape[:2])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...errors import InputError, unknown_name
-from ..budget import Cost, Latency, Sparsity, Target, TimeCost, WeightCost
+from ..budget import Cost, GuidedCost, Latency, Sparsity, Target, TimeCost, WeightCost
 from ..latency import LatencyModel, flops_model
 from ..pruner import Goal
 from ..schedule import Schedule
@@ -28,7 +28,7 @@ METHODS: Mapping[str, Method] = {
         Method("fssl", "neurons, inputs and weights under the fused loss; with a latency target, measured time"),
         Method("dense", "the dense network", prunes=False),
         Method("magnitude", "global magnitude pruning of single weights, gradual (Zhu & Gupta 2017)"),
-        Method("lasso", "group lasso and the same knapsack without the time term: sparsity only"),
+        Method("lasso", "the group lasso and knapsack without the time term: prices are weights"),
         Method("flops", "multiplications in place of measured time"),
         Method("shuffled", "a latency table whose times are dealt out at random: the negative control"),
         Method("scratch", "a dense network of the small architecture, from the start", prunes=False),
@@ -45,30 +45,33 @@ def goal_of(
     schedule: Schedule | None = None,
     latency: LatencyModel | None = None,
 ) -> Goal:
-    """The goal of a method that prunes. `latency` is needed for latency targets.
+    """The goal of a method that prunes. `latency`: the model of the target device, for latency targets.
 
-    For "lasso" a target is a structured `Sparsity`. Raises InputError for targets a method can't have.
+    A latency target is one budget of modelled time for all methods; they differ in the prices that they choose
+    channels by: the time's derivative ("fssl"), weights ("lasso"), multiplications ("flops"), a shuffled table's.
+    For "lasso" a sparsity is by whole channels. Raises InputError for targets a method can't have.
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
     schedule = schedule or Schedule()
-    timed = isinstance(target, Latency)
-    if method == "magnitude":
-        if timed:
+    weights = WeightCost(graph)
+    if isinstance(target, Latency):
+        if method == "magnitude":
             raise InputError("Magnitude pruning has no notion of time; give a sparsity.")
-        plain = Sparsity(target.removed, groups=0.0, tile=target.tile)
-        schedule = replace(schedule, groups_end=schedule.start, penalty=0.0, l1=0.0, regrow=0.0)
-        return Goal(plain, schedule, WeightCost(graph))
-    if method == "lasso":
-        if timed:
-            raise InputError("The group lasso without the time term needs a sparsity.")
-        return Goal(replace(target, structured=True), replace(schedule, time=0.0), WeightCost(graph))
-    if method in ("flops", "shuffled") and not timed:
-        raise InputError(f"Method {method!r} needs a latency target.")
-    cost: Cost = WeightCost(graph)
-    if timed:
-        model = flops_model() if method == "flops" else latency
-        if model is None:
+        if latency is None:
             raise InputError("Expected a latency model for a latency target.")
-        cost = TimeCost(graph, model.shuffled() if method == "shuffled" else model)
-    return Goal(target, schedule, cost)
+        time = TimeCost(graph, latency)
+        guides: dict[str, Cost] = {"fssl": time, "lasso": weights, "flops": TimeCost(graph, flops_model())}
+        guides["shuffled"] = TimeCost(graph, latency.shuffled())
+        guide = guides[method]
+        schedule = replace(schedule, time=0.0) if method == "lasso" else schedule
+        return Goal(target, schedule, time if method == "fssl" else GuidedCost(time, guide))
+    if method in ("flops", "shuffled"):
+        raise InputError(f"Method {method!r} needs a latency target.")
+    if method == "magnitude":
+        plain = Sparsity(target.removed, groups=0.0, tile=target.tile)
+        rest = {"penalty": 0.0, "l1": 0.0, "regrow": 0.0, "score": "magnitude"}
+        return Goal(plain, replace(schedule, groups_end=schedule.start, **rest), weights)
+    if method == "lasso":
+        return Goal(replace(target, structured=True), replace(schedule, time=0.0), weights)
+    return Goal(target, schedule, weights)

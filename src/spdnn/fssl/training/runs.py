@@ -194,11 +194,10 @@ class _Session:
         self.pruning: FSSL | None = None
         self.rival: rivals.Rival | None = None
         steps = job.recipe.steps(len(data.train[0]))
-        every = max(min(job.schedule.every, steps // 100), 1)
-        schedule = replace(job.schedule, every=every, prox_every=min(job.schedule.prox_every, every))
+        schedule = job.schedule.fitting(steps)
         if METHODS[job.method].prunes:
             assert job.target is not None
-            if isinstance(job.target, Latency) and latency is None and job.method != "flops":
+            if isinstance(job.target, Latency) and latency is None:
                 widest = max(data.inputs, *job.hidden)
                 if progress:
                     progress("measuring layers", 0, 0)
@@ -210,7 +209,8 @@ class _Session:
                 target=goal.target,
                 steps=steps,
                 device=job.target_device,
-                latency=getattr(goal.cost, "model", None),
+                latency=latency,
+                cost=goal.cost,
                 schedule=goal.schedule,
                 round_to=job.round_to,
                 keep_zeros=bool(job.radix),
@@ -328,7 +328,7 @@ def train_teacher(
         trainer.step()
         if progress:
             progress("teachers", trainer.done, trainer.steps)
-    return Teacher(fleet, recipe.temperature)
+    return Teacher(fleet, recipe.temperature, data.side)
 
 
 def _teacher(job: Job, data: ImageData, folder: Path, progress: Progress | None) -> Teacher:
@@ -346,7 +346,7 @@ def _teacher(job: Job, data: ImageData, folder: Path, progress: Progress | None)
             models = [dense_network(widths, seed=seed, dropout=0.3) for seed in seeds]
             fleet = Fleet(models, torch.zeros(2, *data.side)).to(job.device)
             fleet.load_state_dict(state["fleet"])
-            return Teacher(fleet, recipe.temperature)
+            return Teacher(fleet, recipe.temperature, data.side)
     teacher = train_teacher(data, hidden, recipe, seeds=seeds, progress=progress)
     save_state({"key": key, "fleet": teacher.fleet.state_dict()}, path)
     return teacher

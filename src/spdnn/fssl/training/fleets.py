@@ -1,0 +1,92 @@
+"""Many jobs on one architecture trained at once as a fleet: every seed of every method, the same data for each seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import fx, nn
+
+from ...errors import InputError
+from ..budget import Sparsity
+from ..fleet import Fleet
+from ..latency import LatencyModel
+from ..pruner import Goal, Pruner
+from ..schedule import Schedule
+from . import rivals
+from .data import ImageData
+from .loop import Recipe, Teacher, Trainer
+from .methods import METHODS, goal_of
+from .runs import Job
+
+EpochDone = Callable[[int, Trainer], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What came of one job: its compact network, and its share of the seconds the fleet took."""
+
+    job: Job
+    model: fx.GraphModule
+    seconds: float
+
+
+def train_fleet(
+    jobs: Sequence[Job],
+    data: ImageData,
+    *,
+    seeds: Sequence[int],
+    recipe: Recipe,
+    build: Callable[[int], nn.Module],
+    latency: Sequence[LatencyModel | None] | None = None,
+    teacher: Teacher | None = None,
+    keep_zeros: bool = False,
+    graphs: bool = True,
+    after_epoch: EpochDone | None = None,
+) -> list[Found]:
+    """Train every job with every seed; the jobs' own seeds and recipes are replaced by these.
+
+    build : the start of a seed; all of one architecture. latency : the model of each job that needs one.
+    Results come job by job, and within a job seed by seed. Raises InputError for methods that are no goal of a pruner,
+    but for "dense".
+    """
+    device = data.train[0].device
+    models = [build(seed) for _ in jobs for seed in seeds]
+    example = torch.zeros(2, *data.side)
+    fleet = Fleet(models, example).to(device)
+    steps = recipe.steps(len(data.train[0]))
+    goals: list[Goal] = []
+    for job, model in zip(jobs, latency or [None] * len(jobs), strict=True):
+        fitted = replace(job, schedule=job.schedule.fitting(steps))
+        goals += [_goal(fitted, fleet, model)] * len(seeds)
+    pruner = Pruner(fleet.graph, goals, steps=steps, keep_zeros=keep_zeros)
+    trainer = Trainer(fleet, data, recipe, seeds=seeds, pruning=pruner, teacher=teacher, graphs=graphs)
+    started = time.perf_counter()
+    for epoch in range(recipe.epochs):
+        trainer.epoch()
+        if after_epoch:
+            after_epoch(epoch + 1, trainer)
+    seconds = (time.perf_counter() - started) / len(models)
+    found = []
+    for c, job in enumerate(jobs):
+        for s, seed in enumerate(seeds):
+            member = fleet.eval().member(c * len(seeds) + s)
+            small = rivals.compacted(member, example.to(device))
+            found.append(Found(replace(job, seed=seed, recipe=recipe), small, seconds))
+    return found
+
+
+def _goal(job: Job, fleet: Fleet, latency: LatencyModel | None) -> Goal:
+    if job.method == "dense":
+        rest = Schedule(penalty=0.0, time=0.0, start=1.0, groups_end=1.0, weights_end=1.0)
+        return goal_of("fssl", Sparsity(0.0), fleet.graph, schedule=rest)
+    if not METHODS[job.method].prunes or job.target is None:
+        raise InputError(f"Method {job.method!r} can't be trained in a fleet.")
+    return goal_of(job.method, job.target, fleet.graph, schedule=job.schedule, latency=latency)
+
+
+def widest(jobs: Sequence[Job], data: ImageData) -> int:
+    """The widest layer of these jobs, for `latency_model`."""
+    return max(data.inputs, *(width for job in jobs for width in job.hidden))
