@@ -188,7 +188,7 @@ def test_levels_of_different_widths(tmp_path):
         load_network(tmp_path, bias=0)
     mtx.write_layer(random_layer(0, 6, 4), tmp_path / "layer.mtx")
     assert load_network(tmp_path / "layer.mtx", bias=0).widths == (6, 4)
-    with pytest.raises(FileFormatError, match="Expected a 6 × 5 matrix"):
+    with pytest.raises(FileFormatError, match="Expected a matrix of 6 × 5"):
         load_network(tmp_path / "layer.mtx", bias=0, neurons=(6, 5))
     with pytest.raises(InputError, match="same number of neurons"):
         save_network(SparseNetwork([random_layer(0, 6, 4)]), tmp_path / "folder")
@@ -304,7 +304,7 @@ def test_mat_layers(tmp_path):
         ({}, "got: none"),
         ({"layersScaledj": "text"}, "matrix of real numbers"),
         ({"layersScaledj": {"a": 1}}, "matrix of real numbers"),
-        ({"layersScaledj": np.ones((2, 2, 2))}, "Expected a any × any matrix"),
+        ({"layersScaledj": np.ones((2, 2, 2))}, "Expected a matrix of any × any"),
         ({"layersScaledj": matrix * np.nan}, "finite"),
         ({"layersScaledj": matrix * 1j}, "real numbers"),
     ):
@@ -312,7 +312,7 @@ def test_mat_layers(tmp_path):
         with pytest.raises(FileFormatError, match=why):
             mat.read_layer(path)
     scipy.io.savemat(path, {"layersScaledj": matrix})
-    with pytest.raises(FileFormatError, match="Expected a 5 × any matrix"):
+    with pytest.raises(FileFormatError, match="Expected a matrix of 5 × any"):
         mat.read_layer(path, inputs=5)
 
 
@@ -371,7 +371,15 @@ def test_matrix_market_forms(tmp_path):
         (HEADER + "2 2 2\n1 1 1\n1 1 2\n", 5, "second time"),
         (HEADER + "2 2 1\n1 1 nan\n", 4, "finite value"),
         (HEADER.replace("general", "symmetric") + "2 2 1\n1 2 1\n", 4, "lower triangle"),
-        (HEADER.replace("coordinate", "array") + "2 2\n1\n2\n", None, "can't be read"),
+        (HEADER.replace("coordinate", "array") + "2 2\n1\n2\n", 5, "Expected 4 numbers, got 2"),
+        (HEADER.replace("coordinate", "array") + "2 1\n1\n2\n3\n", 6, "Expected 2 numbers, got 3"),
+        (HEADER.replace("coordinate", "array") + "2 1\n1\ntwo\n", 5, "Expected a number, got 'two'"),
+        (HEADER.replace("coordinate", "array") + "2 1\n1\n2.5", 5, "cut off"),
+        (HEADER.replace("coordinate", "array") + "2 1 2\n1\n2\n", 3, "rows and columns"),
+        (HEADER.replace("coordinate", "array") + "99999999999 1\n1\n", 3, "at most 2147483647"),
+        (HEADER.replace("coordinate", "array") + "2000000000 2000000000\n1\n", 4, "got 1"),
+        (HEADER.replace("coordinate", "array") + "2 1\n1\nnan\n", None, "finite"),
+        (HEADER.replace("coordinate", "array").replace("general", "symmetric") + "2 1\n1\n2\n", None, "square"),
     ],
 )
 def test_wrong_matrix_market_files(tmp_path, text, line, why):
@@ -380,6 +388,20 @@ def test_wrong_matrix_market_files(tmp_path, text, line, why):
     with pytest.raises(FileFormatError, match=why) as caught:
         mtx.read_layer(path)
     assert caught.value.line == line
+
+
+@pytest.mark.parametrize("symmetry", ["general", "symmetric", "skew-symmetric"])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_matrix_market_arrays_are_those_of_scipy(tmp_path, symmetry, rows):
+    dense = np.random.default_rng(rows).normal(size=(rows, 5 if symmetry == "general" else rows))
+    if symmetry != "general":
+        dense = dense + dense.T if symmetry == "symmetric" else dense - dense.T
+    path = tmp_path / "array.mtx"
+    with path.open("wb") as file:
+        scipy.io.mmwrite(file, dense, comment="of numbers", symmetry=symmetry)
+    found = mtx.read_features(path).to_dense(np.float64)
+    np.testing.assert_array_equal(found, scipy.io.mmread(path))
+    np.testing.assert_allclose(found, dense, rtol=1e-14)
 
 
 def test_numba_is_imported_only_to_parse(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,8 +65,12 @@ def _read(source: Source) -> tuple[Entries, tuple[int, int]] | np.ndarray:
         header = stream.readline(4096)
         layout, number, symmetry = _header(source.path, header)
         if layout == "array":
-            return _read_array(source.path, header + stream.read())
-        line, shape, count = _size(source.path, stream)
+            return _read_array(source.path, stream, symmetry)
+        line, (rows, columns, count) = _size(source.path, stream, "rows, columns and entries")
+        shape = rows, columns
+        if count > rows * columns:
+            message = f"Expected a shape that fits {count} entries, got {rows} × {columns}."
+            raise FileFormatError(source.path, message, line)
         names = ("row", "column") if number == "pattern" else ("row", "column", "value")
         pieces = list(read_entries(stream, source.path, names, shape, line=line + 1))
     nothing = Entries(line + 1, np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0))
@@ -90,21 +93,21 @@ def _header(path: Path, header: bytes) -> tuple[str, str, int]:
     return words[2], words[3], _SYMMETRY[words[4]]
 
 
-def _size(path: Path, stream: BinaryIO) -> tuple[int, tuple[int, int], int]:
-    """The line number of the size line, the shape and the number of entries."""
-    line = 1
+def _size(path: Path, stream: BinaryIO, what: str) -> tuple[int, tuple[int, ...]]:
+    """The line number of the size line and its numbers, as many as `what` names."""
+    line, expected = 1, 3 if "entries" in what else 2
     while text := stream.readline():
         line += 1
         if not text.strip() or text.startswith(b"%"):
             continue
         fields = text.split()
-        if len(fields) != 3 or not all(field.isdigit() for field in fields):
-            raise FileFormatError(path, "Expected a line with the numbers of rows, columns and entries.", line)
-        rows, columns, count = map(int, fields)
-        if max(rows, columns) > MAX_ID or count > rows * columns:
-            raise FileFormatError(path, f"Expected a shape that fits {count} entries, got {rows} × {columns}.", line)
-        return line, (rows, columns), count
-    raise FileFormatError(path, "Expected a line with the numbers of rows, columns and entries, got none.", line)
+        if len(fields) != expected or not all(field.isdigit() for field in fields):
+            raise FileFormatError(path, f"Expected a line with the numbers of {what}.", line)
+        numbers = tuple(map(int, fields))
+        if max(numbers[:2]) > MAX_ID:
+            raise FileFormatError(path, f"Expected at most {MAX_ID} rows and columns, got {max(numbers[:2])}.", line)
+        return line, numbers
+    raise FileFormatError(path, f"Expected a line with the numbers of {what}, got none.", line)
 
 
 def _unfolded(path: Path, entries: Entries, shape: tuple[int, int], symmetry: int) -> Entries:
@@ -125,13 +128,44 @@ def _unfolded(path: Path, entries: Entries, shape: tuple[int, int], symmetry: in
     )
 
 
-def _read_array(path: Path, content: bytes) -> np.ndarray:
-    from scipy.io import mmread
-
+def _read_array(path: Path, stream: BinaryIO, symmetry: int) -> np.ndarray:
+    """A dense matrix: its numbers by column; of a symmetric one the lower triangle, without the diagonal if skew."""
+    line, (rows, columns) = _size(path, stream, "rows and columns")
+    if symmetry and rows != columns:
+        raise FileFormatError(path, f"Expected a symmetric matrix to be square, got {rows} × {columns}.")
+    content = stream.read()
+    fields = content.split()
+    count = rows * columns if not symmetry else rows * (rows + symmetry) // 2
+    if len(fields) != count:
+        at = line + content.rstrip().count(b"\n") + bool(fields)
+        raise FileFormatError(path, f"Expected {count} numbers, got {len(fields)}.", at)
     try:
-        return np.asarray(mmread(io.BytesIO(content)))
-    except (ValueError, OverflowError) as error:
-        raise FileFormatError(path, f"Expected a Matrix Market array, but it can't be read: {error}.") from error
+        values = np.array(list(map(float, fields)))
+    except ValueError:
+        raise _no_number(path, content, line) from None
+    if content[-1:] not in (b"", b"\n") and fields[-1:] != fields[-2:-1]:
+        message = f"Expected a line end after {fields[-1].decode()!r}: the file may be cut off. "
+        message += "If it is whole, end its last line."
+        raise FileFormatError(path, message, line + content.count(b"\n") + 1)
+    if not symmetry:
+        return values.reshape((rows, columns), order="F")
+    matrix = np.zeros((rows, rows))
+    second, first = np.triu_indices(rows, 0 if symmetry > 0 else 1)
+    matrix[second, first] = symmetry * values
+    matrix[first, second] = values
+    return matrix
+
+
+def _no_number(path: Path, content: bytes, line: int) -> FileFormatError:
+    """The error for the first field of `content`, which follows line `line`, that isn't a number."""
+    for number, text in enumerate(content.split(b"\n"), line + 1):
+        for field in text.split():
+            try:
+                float(field)
+            except ValueError:
+                shown = field[:40].decode("ascii", "backslashreplace")
+                return FileFormatError(path, f"Expected a number, got {shown!r}.", number)
+    raise AssertionError("one of the fields is no number")
 
 
 def _write(matrix: Any, path: str | Path, gzip: bool) -> Path:
