@@ -147,11 +147,17 @@ class Plan(ABC):
         self.network, self.rows, self.options = network, int(rows), options
 
     def load(self, features: Features) -> Loaded:
-        """Put features on the device (untimed by the challenge). Raises InputError where the width is wrong."""
+        """Put features on the device (untimed by the challenge).
+
+        Raises InputError where the width is wrong, or values exceed what the plan's arithmetic holds.
+        """
         if features.columns != self.network.inputs:
             raise InputError(
                 f"Expected features with {self.network.inputs} columns, the network's inputs, got {features.columns}."
             )
+        if features.kind != "bits":
+            values = features.store.data if features.kind == "csr" else features.store
+            _expect_in_range(values, self.options.dtype, "features")
         handle, nbytes = self._load(features)
         return Loaded(self, handle, features.rows, nbytes)
 
@@ -242,6 +248,9 @@ class Engine(ABC):
             raise unknown_name(f"variant of engine {self.name!r}:", options.variant, self.variants)
         if options.dtype not in self.dtypes:
             raise InputError(f"Engine {self.name!r} computes in {' or '.join(self.dtypes)}, not {options.dtype}.")
+        for k, layer in enumerate(() if network.is_lazy else network):
+            _expect_in_range(layer.data, options.dtype, f"weights of layer {k + 1}")
+            _expect_in_range(np.asarray(layer.bias), options.dtype, f"biases of layer {k + 1}")
         if options.variant is None and self.variants:
             options = replace(options, variant=self.variants[0])
         return self._prepare(network, rows, options)
@@ -252,6 +261,15 @@ class Engine(ABC):
     def versions(self) -> dict[str, str]:
         """Versions of the packages the engine computes with."""
         return {}
+
+
+def _expect_in_range(values: np.ndarray, dtype: str, what: str) -> None:
+    """Raise InputError where float64 values would become infinite in float32."""
+    if dtype != "float32" or values.dtype != np.float64 or not values.size:
+        return
+    largest = max(float(values.max()), -float(values.min()))
+    if largest > float(np.finfo(np.float32).max):
+        raise InputError(f"Expected {what} that float32 holds, up to 3.4e38, got {largest:.4g}. Scale them down.")
 
 
 BUILT_IN = {

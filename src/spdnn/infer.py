@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from scipy import sparse
 from .engine import Activations
 from .errors import FileFormatError, InputError
 from .features import Features
+
+_LARGEST = 2**63 - 1
 
 
 def final_rows(result: Activations, *, name: str = "") -> Features:
@@ -34,7 +37,7 @@ def load_labels(path: str | Path, rows: int) -> np.ndarray:
     if path.suffix == ".npy":
         try:
             labels = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (ValueError, TypeError, SyntaxError, EOFError, OSError, tokenize.TokenError) as error:
             raise FileFormatError(path, f"Expected an array of labels in a .npy file: {error}") from error
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise FileFormatError(path, f"Expected a 1-D array of whole numbers, got {labels.dtype} {labels.shape}.")
@@ -43,7 +46,7 @@ def load_labels(path: str | Path, rows: int) -> np.ndarray:
         for line, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             if not text.strip().isdecimal():
                 raise FileFormatError(path, f"Expected a class, a whole number >= 0, got {text.strip()[:40]!r}.", line)
-            numbers.append(int(text))
+            numbers.append(min(int(text), _LARGEST))
         labels = np.array(numbers, np.int64)
     if len(labels) != rows:
         raise FileFormatError(path, f"Expected {rows} labels, one a row of the features, got {len(labels)}.")

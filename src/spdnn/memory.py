@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from .errors import MemoryLimitError
+
 _SHARE = 0.8
 
 
@@ -21,6 +23,17 @@ def available() -> int:
         except (OSError, ValueError):
             continue
     return free
+
+
+def expect_room(needed: int, what: str) -> None:
+    """Raise MemoryLimitError unless `needed` bytes of main memory are free, for `what`."""
+    free = available()
+    if needed > free:
+        raise MemoryLimitError(
+            f"Expected {needed:,} bytes of memory for {what}, got {free:,}. Are the sizes right?",
+            needed=needed,
+            limit=free,
+        )
 
 
 def budget(limit: int | None) -> int:

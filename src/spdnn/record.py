@@ -14,6 +14,7 @@ from typing import Any
 
 from . import machine
 from .challenge import TIMER, Run
+from .errors import InputError
 from .io.atomic import atomic_write
 from .radixnet import CHALLENGE_ROWS
 
@@ -113,6 +114,8 @@ def write(run: Run, *, folder: Path | None = None, machine_name: str | None = No
     that run on one. Returns the path. Raises InputError where it can't be written.
     """
     name = machine_name or machine.machine_name(run.choice.engine.device)
+    if name in (".", "..") or set(name) & set("/\\:"):
+        raise InputError(f"Expected a machine's name that can be that of a folder, got {name!r}.")
     path = (folder or results_folder()) / name / file_name(run)
     write_json(record_of(run), path)
     return path

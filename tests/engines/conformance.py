@@ -626,6 +626,18 @@ class EngineConformance:
         with pytest.raises(InputError, match="another plan"):
             self.plan(case.network, 3).run(loaded)
 
+    def test_numbers_past_float32_are_refused_in_float32(self):
+        case, _ = exact_case("one_layer")
+        large = SparseNetwork([SparseLayer.from_matrix(np.full((65, 3), -1e39))])
+        biased = SparseNetwork([SparseLayer.from_matrix(np.ones((65, 3)), 1e39)])
+        for network, what in ((large, "weights of layer 1"), (biased, "biases of layer 1")):
+            with pytest.raises(InputError, match=f"{what} that float32 holds"):
+                self.plan(network, 3, dtype="float32")
+        plan = self.plan(case.network, 3, dtype="float32")
+        for features in (Features.from_dense(case.x * 1e39), Features.from_csr(sparse.csr_matrix(case.x * 1e39))):
+            with pytest.raises(InputError, match="features that float32 holds"):
+                plan.load(features)
+
     # -- what a run tells about itself
     def test_progress_reaches_the_last_layer(self):
         case, _ = exact_case(HARD[0])

@@ -99,7 +99,7 @@ def test_wrong_npy_files(tmp_path):
     with pytest.raises(FileFormatError, match="allow_pickle"):
         load_features(path)
     for array, why in (
-        (np.ones(3), "Expected a any × any matrix"),
+        (np.ones(3), "Expected a matrix of any × any"),
         (np.array([[1, np.nan]]), "finite"),
         (np.array([[1j]]), "real numbers"),
         (np.array([["a"]]), "real numbers"),

@@ -35,6 +35,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.format_message().rstrip('.')}.{hint}", error.exit_code)
     except SpdnnError as error:
         return _fail(str(error), 1)
+    except MemoryError as error:
+        return _fail(f"There is not enough memory: {str(error) or 'no more could be had'}", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1)

@@ -31,6 +31,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"Can't write {path}: one of the folders it should be in is a file.") from None
     except OSError as error:
         raise InputError(f"Can't write {path}: {error.strerror or error}.") from error
     temporary = Path(name)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from .. import memory
 from ..errors import FileFormatError, InputError
 from ..features import Features
 from ..network import SparseLayer
@@ -17,6 +18,7 @@ from .source import content_of
 
 _BITS_BYTES = 1 << 28
 _BITS_BYTES_PER_ENTRY = 32
+_CSR_BYTES_PER_ROW = 32
 
 
 def layer_from_entries(path: Path, entries: Entries, inputs: int, outputs: int, **options: Any) -> SparseLayer:
@@ -24,6 +26,7 @@ def layer_from_entries(path: Path, entries: Entries, inputs: int, outputs: int, 
 
     Weights are kept as float32 where that loses nothing, else as float64. `options` go to SparseLayer.
     """
+    memory.expect_room(_CSR_BYTES_PER_ROW * outputs, f"a layer of {outputs:,} outputs ({path})")
     order = _order(path, entries, entries.second, entries.first, inputs)
     indices, owners, values = entries.first, entries.second, entries.values
     if order is not None:
@@ -86,7 +89,9 @@ def features_from_entries(
             raise _duplicate(path, piece.line + again, int(piece.first[again]), int(piece.second[again]))
     if not filled:
         raise empty(path)
-    return Features.from_bits(_with_rows(words, filled if rows is None else rows), columns, name=name)
+    rows = filled if rows is None else rows
+    memory.expect_room((rows - filled) * words[0].nbytes, f"{rows:,} rows of {columns:,} columns ({path})")
+    return Features.from_bits(_with_rows(words, rows), columns, name=name)
 
 
 def csr_features_from_entries(
@@ -99,6 +104,7 @@ def csr_features_from_entries(
     entries = Entries.joined(gathered)
     rows = int(entries.first.max()) + 1 if rows is None else rows
     columns = int(entries.second.max()) + 1 if columns is None else columns
+    memory.expect_room(_CSR_BYTES_PER_ROW * rows, f"{rows:,} rows ({path})")
     _order(path, entries, entries.first, entries.second, columns)
     coo = sparse.coo_matrix((narrow(entries.values), (entries.first, entries.second)), shape=(rows, columns))
     with content_of(path):
@@ -169,7 +175,7 @@ def expect_shape(path: Path, shape: tuple[int, ...], asked: tuple[int | None, in
     """Raise FileFormatError unless `shape` is 2-D and agrees with the numbers asked for."""
     if len(shape) != 2 or any(want not in (None, got) for want, got in zip(asked, shape, strict=True)):
         want = " × ".join("any" if n is None else str(n) for n in asked)
-        raise FileFormatError(path, f"Expected a {want} matrix ({what}), got {' × '.join(map(str, shape))}.")
+        raise FileFormatError(path, f"Expected a matrix of {want} ({what}), got {' × '.join(map(str, shape))}.")
 
 
 def empty(path: Path) -> FileFormatError:
