@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from engines.conformance import EngineConformance
 from scipy import sparse
 
 from spdnn.engine import Options
@@ -14,6 +15,33 @@ from spdnn.engines.scipy import ScipyEngine
 from spdnn.features import Features
 from spdnn.network import SparseLayer, SparseNetwork
 from spdnn.radixnet import RadixNet, challenge_network
+
+
+class TestGroups(EngineConformance):
+    engine = "cuda"
+    optional = True
+    regime: str | None = None
+
+    def plan(self, network, rows, **switches):
+        engine = CudaEngine()
+        engine.regime = self.regime
+        return engine.prepare(
+            network, rows=rows, options=Options(**{"variant": self.variant, **self.options, **switches})
+        )
+
+
+class TestGeneral(TestGroups):
+    variant = "general"
+
+
+class TestLayers(TestGroups):
+    """Layer by layer, as wide networks are run."""
+
+    regime = "layers"
+
+
+class TestGeneralLayers(TestLayers):
+    variant = "general"
 
 
 def _layer(random, inputs, outputs, fan_in, **options) -> SparseLayer:

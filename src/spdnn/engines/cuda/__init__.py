@@ -22,6 +22,8 @@ class CudaEngine(Engine):
     requires = "cuda13"
     priority = 100
     switches = ("compact", "merge", "fold")
+    regime: str | None = None
+    """Forces how rows are run (`plan.REGIMES`); for tests and measurements."""
 
     def available(self) -> str | None:
         return loader.unavailable()
@@ -29,7 +31,7 @@ class CudaEngine(Engine):
     def _prepare(self, network: SparseNetwork, rows: int, options: Options) -> Plan:
         from .plan import CudaPlan
 
-        return CudaPlan(network, rows, options)
+        return CudaPlan(network, rows, options, regime=self.regime)
 
     def versions(self) -> dict[str, str]:
         cupy = importlib.import_module("cupy")

@@ -14,33 +14,47 @@ import numpy as np
 from ...errors import InputError, MemoryLimitError
 from ...fold import Folder, multiplicity
 from ...groups import input_groups
+from ...machine import usable_cores
 from ...network import SparseLayer, SparseNetwork
 from ...rows import droppable
+from .chunks import Chunks, chunk_layer
 
 GROUP = 8
 """Outputs of a unit where a layer has input-set groups."""
 LARGEST_PADDING = 1.5
 """A layer is packed in groups where that takes at most this many times its outputs."""
+SLICE = 16
+"""Units whose entries stand in turns of 8 in a sliced layer, so that a warp's loads are of whole lines."""
 
 LAYER = np.dtype(
     [(name, "<u8") for name in ("index", "weight", "start", "output", "bias")]
     + [(name, "<f4") for name in ("bias0", "lower", "upper")]
-    + [(name, "<u4") for name in ("inputs", "outputs", "units", "g", "width", "bias_all", "may_drop")]
+    + [
+        (name, "<u4")
+        for name in ("inputs", "outputs", "units", "g", "width", "bias_all", "may_drop", "entries", "sliced")
+    ]
 )
 """The structure Layer of the kernels."""
 
 
 @dataclass(eq=False)
 class PackedLayer:
-    """One layer on the device. `arrays` are what `record`, a LAYER, points to; `entries` counts padded ones."""
+    """One layer on the device, in units or in chunks.
+
+    arrays : what `record`, a LAYER, points to, or for chunks the first arguments of `kernels/staged.cu`, which
+    `chunked` holds. units, g : their number and outputs of one. entries : padded ones included.
+    """
 
     record: np.ndarray
     arrays: list[Any]
+    units: int
+    g: int
     entries: int
+    chunked: tuple[Any, ...] | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays)
+        return sum(-(-array.nbytes // 16) * 16 for array in self.arrays)
 
 
 def unit_outputs(layer: SparseLayer, grouped: bool) -> tuple[np.ndarray, int]:
@@ -80,8 +94,8 @@ class Packer:
         self._last[name] = (array, there)  # the host array is held, so its address can't be another's
         return there
 
-    def pack(self, layer: SparseLayer, outputs: np.ndarray, may_drop: bool) -> PackedLayer:
-        """`outputs`: int64 (units, g) from `unit_outputs`."""
+    def pack(self, layer: SparseLayer, outputs: np.ndarray, may_drop: bool, *, sliced: bool = False) -> PackedLayer:
+        """`outputs`: int64 (units, g) from `unit_outputs`. sliced : take turns (SLICE) where the kernels can."""
         xp = self._xp
         units, g = outputs.shape
         fan_in = layer.fan_in
@@ -111,8 +125,11 @@ class Packer:
             source = begin[xp.maximum(output, 0)] + local
             ok = valid & (output >= 0)
             weight[:, member] = xp.where(ok, data[xp.where(ok, source, 0)], xp.float32(0)) if data.size else 0
-        arrays = [index, weight]
         record = np.zeros((), LAYER)
+        if sliced and g == 1 and width and width % 8 == 0:
+            index, weight = self._sliced(index, units, width), self._sliced(weight, units, width)
+            entries, record["sliced"] = index.size, True
+        arrays = [index, weight]
         record["index"], record["weight"] = index.data.ptr, weight.data.ptr
         if width is None:
             starts = start_there.astype(xp.uint64)
@@ -130,9 +147,34 @@ class Packer:
             record["bias0"] = layer.bias
         record["lower"], record["upper"] = layer.lower, layer.upper
         record["inputs"], record["outputs"], record["units"], record["g"] = layer.inputs, layer.outputs, units, g
-        record["width"] = width or 0
+        record["width"], record["entries"] = width or 0, min(entries, 2**32 - 1)
         record["bias_all"], record["may_drop"] = layer.bias_rule == "all", may_drop
-        return PackedLayer(record, arrays, entries)
+        return PackedLayer(record, arrays, units, g, entries)
+
+    def _sliced(self, array: Any, units: int, width: int) -> Any:
+        """The entries of SLICE units in turns of 8; units up to a multiple of SLICE are zeros."""
+        xp, slices = self._xp, -(-units // SLICE)
+        padded = xp.zeros(slices * SLICE * width, array.dtype)
+        padded[: array.size] = array.reshape(-1)
+        turns = padded.reshape(slices, SLICE, width // 8, 8).transpose(0, 2, 1, 3)
+        return xp.ascontiguousarray(turns).reshape(-1)
+
+    def pack_chunks(self, layer: SparseLayer, chunks: Chunks) -> PackedLayer:
+        """A layer cut into chunks."""
+        xp = self._xp
+        host = (chunks.input_start, chunks.inputs, chunks.unit_start, chunks.outputs, chunks.entry_start)
+        arrays = [xp.asarray(array) for array in (*host, chunks.local, chunks.weights)]
+        bias0, bias = np.float32(0), np.uint64(0)
+        if np.ndim(layer.bias):
+            bias = xp.asarray(np.asarray(layer.bias, np.float32))
+        else:
+            bias0 = np.float32(layer.bias)
+        bounds = np.float32(layer.lower), np.float32(layer.upper)
+        rest = np.uint32(len(chunks)), np.uint32(layer.bias_rule == "all")
+        units, g = chunks.outputs.shape
+        keep = [*arrays, bias] if np.ndim(layer.bias) else arrays
+        chunked = (*arrays, bias, bias0, *bounds, *rest)
+        return PackedLayer(np.zeros((), LAYER), keep, units, g, chunks.local.size, chunked)
 
 
 @dataclass(eq=False)
@@ -141,7 +183,7 @@ class PackedNetwork:
 
     widths : neurons per level as computed (folded). copies : int64 (outputs computed,), how many original outputs
     each stands for, and expand : which computed output each original one is; None where nothing was folded.
-    levels : depths at which `prefix` may cut the network.
+    levels : depths at which `prefix` may cut the network. chunked : layers are cut into chunks where that pays.
     """
 
     network: SparseNetwork
@@ -149,11 +191,14 @@ class PackedNetwork:
     folded: bool
     limit: int
     widths: list[int] = field(default_factory=list)
-    layer_bytes: list[int] = field(default_factory=list)
+    layer_bytes: list[int] = field(default_factory=list)  # padded to 16 bytes an array
     units_of: list[tuple[int, int, int]] = field(default_factory=list)  # (units, g, padded entries)
+    chunks_of: list[bool] = field(default_factory=list)
+    samples: list[SparseLayer] = field(default_factory=list)  # the first, a middle and the last layer
     expand: np.ndarray | None = None
     streamed: bool = False
     levels: tuple[int, ...] = ()
+    chunked: bool = False
     expands: dict[int, np.ndarray | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -163,15 +208,18 @@ class PackedNetwork:
         self.may_drop = droppable(self.network)
         self._resident: dict[int, PackedLayer] = {}
         self.table = self._xp.zeros(len(self.network) * LAYER.itemsize, self._xp.uint8)
-        self._source: Iterator[tuple[int, SparseLayer, np.ndarray, Folder | None]] | None = None
+        self._source: Iterator[tuple[int, SparseLayer, np.ndarray | Chunks, Folder | None]] | None = None
         self.widths.append(self.network.inputs)
         total = 0
         folder: Folder | None = None
-        for k, layer, outputs, folder in self._layers():
-            packed = self._packer.pack(layer, outputs, bool(self.may_drop[k + 1]))
+        for k, layer, form, folder in self._layers():
+            packed = self._pack(k, layer, form)
+            if k in (0, len(self.network) // 2, len(self.network) - 1):
+                self.samples.append(layer)
             self.widths.append(layer.outputs)
             self.layer_bytes.append(packed.nbytes)
-            self.units_of.append((len(outputs), outputs.shape[1], packed.entries))
+            self.units_of.append((packed.units, packed.g, packed.entries))
+            self.chunks_of.append(packed.chunked is not None)
             total += packed.nbytes
             if total > self.limit and not self.streamed:
                 self.streamed = True
@@ -202,27 +250,46 @@ class PackedNetwork:
         """Bytes of all layers packed, resident at once or not."""
         return sum(self.layer_bytes)
 
-    def _layers(self) -> Iterator[tuple[int, SparseLayer, np.ndarray, Folder | None]]:
-        """(number, layer, folded where asked for, its units, the folder); the next ones are made meanwhile."""
+    def release(self) -> None:
+        """Give the device's memory back."""
+        self._resident.clear()
+        del self.table, self._packer
+        self._xp.get_default_memory_pool().free_all_blocks()
+
+    def layer(self, k: int) -> PackedLayer:
+        """Layer k, which is on the device."""
+        return self._resident[k]
+
+    def _pack(self, k: int, layer: SparseLayer, form: np.ndarray | Chunks) -> PackedLayer:
+        if isinstance(form, Chunks):
+            return self._packer.pack_chunks(layer, form)
+        return self._packer.pack(layer, form, bool(self.may_drop[k + 1]), sliced=not self.chunked)
+
+    def _form(self, layer: SparseLayer) -> np.ndarray | Chunks:
+        chunks = chunk_layer(layer, GROUP if self.grouped else 1) if self.chunked else None
+        return unit_outputs(layer, self.grouped)[0] if chunks is None else chunks
+
+    def _layers(self) -> Iterator[tuple[int, SparseLayer, np.ndarray | Chunks, Folder | None]]:
+        """(number, layer, folded where asked for, its units or chunks, the folder); the next ones meanwhile."""
         folder = Folder(self.network.inputs) if self.folded else None
         depth = len(self.network)
-        ahead = 8
+        ahead = min(16, max(2, usable_cores()))
         with ThreadPoolExecutor(ahead) as pool:
 
-            def make(k: int) -> tuple[SparseLayer, np.ndarray | None]:
+            def make(k: int) -> tuple[SparseLayer, np.ndarray | Chunks | None]:
                 layer = self.network.layers[k]
-                return layer, None if folder else unit_outputs(layer, self.grouped)[0]
+                return layer, None if folder else self._form(layer)
 
             pending = [pool.submit(make, k) for k in range(min(ahead, depth))]
             for k in range(depth):
-                layer, outputs = pending.pop(0).result()
+                layer, form = pending.pop(0).result()
                 if k + ahead < depth:
                     pending.append(pool.submit(make, k + ahead))
                 if folder:
                     layer = folder.fold(layer)
-                    outputs = unit_outputs(layer, self.grouped)[0]
-                assert outputs is not None
-                yield k, layer, outputs, folder
+                    form = self._form(layer)
+                assert form is not None
+                yield k, layer, form, folder
 
     def _write_table(self, first: int, layers: list[PackedLayer]) -> None:
         records = np.array([layer.record for layer in layers], LAYER).view(np.uint8)
@@ -249,8 +316,8 @@ class PackedNetwork:
         assert self._source is not None
         self._resident.clear()
         for _ in range(first, last):
-            k, layer, outputs, _ = next(self._source)
-            self._resident[k] = self._packer.pack(layer, outputs, bool(self.may_drop[k + 1]))
+            k, layer, form, _ = next(self._source)
+            self._resident[k] = self._pack(k, layer, form)
         self._write_table(first, [self._resident[k] for k in range(first, last)])
         self._xp.cuda.Device().synchronize()
 
@@ -265,5 +332,6 @@ class PackedNetwork:
         part = copy.copy(self)
         part.network, part.may_drop = network, self.may_drop[: depth + 1]
         part.widths, part.layer_bytes = self.widths[: depth + 1], self.layer_bytes[:depth]
-        part.units_of, part.expand = self.units_of[:depth], self.expands[depth]
+        part.units_of, part.chunks_of = self.units_of[:depth], self.chunks_of[:depth]
+        part.expand = self.expands[depth]
         return part

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ import numpy as np
 from ...engine import Activations, LayerProfile, Loaded, Options, Plan, Progress, Stopwatch
 from ...errors import InputError, MemoryLimitError
 from ...features import Features
-from ...network import SparseNetwork
+from ...network import SparseLayer, SparseNetwork
 from . import loader, stages, streaming
+from .chunks import chunk_layer
 from .pack import PackedNetwork
-from .stages import StageRunner, stage_bounds, tile_shape
-from .streaming import StreamRunner, checked
+from .stages import StageRunner, TileShape, tile_shape
+from .streaming import StreamRunner
 
 REGIMES = ("stages", "layers")
+FAN_IN_PER_ROW = 2
+"""Up to that many weights a neuron for each row of a tile, stages are used whatever the layers are like."""
 
 
 class CudaPlan(Plan):
@@ -44,10 +48,23 @@ class CudaPlan(Plan):
         with self._device:
             self._stream = self._xp.cuda.Stream(non_blocking=True)
             self._limit = self._room()
-            if packed is None:
-                packed = PackedNetwork(network, options.variant == "groups", options.fold, self._limit * 3 // 5)
-            self._packed: PackedNetwork = packed
+            self._packed: PackedNetwork = packed or self._pack()
+            packed = self._packed
             self._work_limit = self._limit - (packed.limit if packed.streamed else packed.nbytes)
+
+    def _pack(self) -> PackedNetwork:
+        """In the form that the regime wants; which one that is shows only after folding."""
+        network, options = self.network, self.options
+        shape = (options.variant == "groups", options.fold, self._limit * 3 // 5)
+        if not options.fold:
+            return PackedNetwork(
+                network, *shape, chunked=self._regime(network.widths, network.layers, 1)[0] == "layers"
+            )
+        packed = PackedNetwork(network, *shape)
+        if self._way("bits", packed)[0] == "layers":
+            packed.release()
+            packed = PackedNetwork(network, *shape, chunked=True)
+        return packed
 
     def _room(self) -> int:
         self._xp.get_default_memory_pool().free_all_blocks()
@@ -72,23 +89,43 @@ class CudaPlan(Plan):
             "neurons": sum(self.network.widths[1:]),
             "neurons_computed": outputs,
             "grouped_layers": sum(g > 1 for _, g, _ in packed.units_of),
+            "chunked_layers": sum(packed.chunks_of),
             "weights_stored": entries,
             "padding": entries / max(1, self.network.edges) if not packed.folded else None,
             "streamed": packed.streamed,
             "windows": len(packed.windows()),
         }
         if shape:
-            facts |= {"tile_rows": shape[0], "shared_bytes": 8 * shape[1], "threads": shape[2]}
+            facts |= {"tile_rows": shape.rows, "shared_bytes": 8 * shape.span, "threads": shape.threads}
         facts["peak_device_bytes"] = int(self._xp.get_default_memory_pool().total_bytes())
         return {**facts, **super().describe()}
 
     # -- features ------------------------------------------------------------------------------------------
-    def _way(self, kind: str) -> tuple[str, tuple[int, int, int] | None]:
+    def _way(self, kind: str, packed: PackedNetwork | None = None) -> tuple[str, TileShape | None]:
         """The regime for features of a kind (``"bits"`` or ``"dense"``), and the tile for stages."""
+        packed = packed or self._packed
+        if packed.chunked:
+            return "layers", None
+        return self._regime(packed.widths, packed.samples, max(g for _, g, _ in packed.units_of), kind)
+
+    def _regime(
+        self, widths: Sequence[int], layers: Sequence[SparseLayer], g: int, kind: str = "bits"
+    ) -> tuple[str, TileShape | None]:
+        """For levels of those widths, and layers of which some are looked at.
+
+        Stages read all weights of a layer for each tile, so that with few rows a tile they are for layers that have
+        few weights a neuron, or whose inputs don't pay to be staged chunk by chunk.
+        """
         limit = int(self._device.attributes["MaxSharedMemoryPerBlockOptin"])
-        shape = tile_shape(self._packed, kind == "bits", limit)
+        shape = tile_shape(widths, g, kind == "bits", limit)
         if self._forced == "layers" or shape is None:
             return "layers", None
+        if self._forced is None:
+            some = [layers[k] for k in sorted({0, len(layers) // 2, len(layers) - 1})]
+            weights = sum(layer.nnz for layer in some) / max(1, sum(layer.outputs for layer in some))
+            chunked = sum(chunk_layer(layer) is not None for layer in some)
+            if weights > FAN_IN_PER_ROW * shape.rows and 2 * chunked > len(some):
+                return "layers", None
         return "stages", shape
 
     def _load(self, features: Features) -> tuple[Any, int]:
@@ -121,7 +158,7 @@ class CudaPlan(Plan):
         xp, u32, u64 = self._xp, np.uint32, np.uint64
         columns = part.columns
         index = {"INDEX": "u32" if self._packed.wide else "u16"}
-        tile_rows = shape[0] if regime == "stages" else streaming.TILE
+        tile_rows = shape.rows if regime == "stages" else streaming.TILE
         tiles = -(-max(1, part.rows) // tile_rows)
         if kind == "bits":
             words = xp.asarray(part.to_bits())
@@ -171,8 +208,7 @@ class CudaPlan(Plan):
                     with watch.paused():
                         array = self._bring(part, handle.kind, handle.regime, handle.shape)
                 features = (handle.kind, array)
-                method = self._run_stages if handle.regime == "stages" else self._run_layers
-                layers = method(run, handle, features, part.rows, watch, profile, progress)
+                layers = self._run(run, handle, features, part.rows, watch, profile, progress)
                 self._stream.synchronize()
                 offset = i * handle.step
                 positive = run.positive(part.rows) + offset
@@ -202,70 +238,44 @@ class CudaPlan(Plan):
                 self._runners[key] = StreamRunner(self._xp, self._packed, capacity)
         return self._runners[key]
 
-    def _run_stages(self, run, handle, features, rows, watch, profile, progress) -> list[LayerProfile]:
-        options, depth = self.options, len(self.network)
-        switches = {"merge": options.merge, "compact": options.compact}
-        if not profile and not self._packed.streamed and handle.ready is not None:
-            if handle.graph is None or handle.graph[0] is not run:
-                # the first run loads the kernels, which a capture may not; the second one is captured
-                if handle.warm is not run:
-                    handle.warm = run
-                    return self._stage_by_stage(run, features, rows, watch, profile, progress)
-                with watch.paused():
-                    self._stream.synchronize()
-                    self._stream.begin_capture()
-                    run.start(rows)
-                    for first, last in stage_bounds(0, depth, False):
-                        run.stage(first, last, features, rows, **switches)
-                    run.finish(rows)
-                    handle.graph = (run, self._stream.end_capture())
-            handle.graph[1].launch(self._stream)
-            if progress:
-                progress(depth, depth)
-            return []
-        return self._stage_by_stage(run, features, rows, watch, profile, progress)
+    def _run(self, run, handle, features, rows, watch, profile, progress) -> list[LayerProfile]:
+        depth = len(self.network)
+        if profile or self._packed.streamed or handle.ready is None:
+            return self._step_by_step(run, features, rows, watch, profile, progress)
+        if handle.graph is None or handle.graph[0] is not run:
+            # the first run loads the kernels, which a capture may not; the second one is captured
+            if handle.warm is not run:
+                handle.warm = run
+                return self._step_by_step(run, features, rows, watch, profile, progress)
+            with watch.paused():
+                self._stream.synchronize()
+                self._stream.begin_capture()
+                self._step_by_step(run, features, rows, watch, False, None)
+                handle.graph = (run, self._stream.end_capture())
+        handle.graph[1].launch(self._stream)
+        if progress:
+            progress(depth, depth)
+        return []
 
-    def _stage_by_stage(self, run, features, rows, watch, profile, progress) -> list[LayerProfile]:
+    def _step_by_step(self, run, features, rows, watch, profile, progress) -> list[LayerProfile]:
         options, depth = self.options, len(self.network)
-        switches = {"merge": options.merge, "compact": options.compact}
         layers: list[LayerProfile] = []
-        run.start(rows)
+        run.start(rows, features)
         computed = rows
         for begin, end in self._packed.windows():
-            with watch.paused():
-                self._packed.bring(begin, end)
-            for first, last in stage_bounds(begin, end, profile):
+            if self._packed.streamed:
+                self._stream.synchronize()
+                with watch.paused():
+                    self._packed.bring(begin, end)
+            for first, last in run.steps(begin, end, profile):
                 start = self._tick(profile)
-                run.stage(first, last, features, rows, **switches)
+                run.step(first, last, rows, merge=options.merge, compact=options.compact, profile=profile)
                 if profile:
                     seconds = self._tick(True) - start
                     layers.append(LayerProfile(first, run.alive(rows), computed, seconds))
                     computed = run.computed_next()
                 if progress:
                     progress(last, depth)
-            if self._packed.streamed:
-                self._stream.synchronize()
-        run.finish(rows)
-        return layers
-
-    def _run_layers(self, run, handle, features, rows, watch, profile, progress) -> list[LayerProfile]:
-        options, depth = self.options, len(self.network)
-        switches = {"merge": options.merge, "compact": options.compact}
-        layers: list[LayerProfile] = []
-        run.start(rows, features, exact=profile)
-        for begin, end in self._packed.windows():
-            with watch.paused():
-                self._packed.bring(begin, end)
-            for k in range(begin, end):
-                start, computed = self._tick(profile), run.rows
-                run.layer(k, rows, check=profile or checked(k, depth), **switches)
-                if profile:
-                    seconds = self._tick(True) - start
-                    layers.append(LayerProfile(k, run.alive(rows), computed, seconds))
-                if progress:
-                    progress(k + 1, depth)
-            if self._packed.streamed:
-                self._stream.synchronize()
         run.finish(rows)
         return layers
 

@@ -6,6 +6,8 @@ found (`kernels/settle.cu`), and all counts stay on the device, so that the whol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ SHARED_BYTES = 227 * 1024
 BOUNDARIES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 64, 96)
 """Layers after which a stage ends; past the last, every LATER layers."""
 LATER = 128
+RING = 6
+"""Steps of 8 entries that a warp has on their way where there is shared memory for it."""
 
 
 def stage_bounds(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
@@ -29,25 +33,44 @@ def stage_bounds(first: int, last: int, every_layer: bool) -> list[tuple[int, in
     return list(zip([first, *ends], [*ends, last], strict=True))
 
 
-def tile_shape(packed: PackedNetwork, bits: bool, shared_limit: int) -> tuple[int, int, int] | None:
-    """(rows of a tile, floats of one of the two buffers, threads) or None where no useful tile fits.
+@dataclass(frozen=True)
+class TileShape:
+    """How a tile is computed: its rows, floats of one of its two buffers, groups of four rows a thread computes at a
+    time, threads, blocks of a multiprocessor, and steps of entries that a warp has on their way (RING)."""
 
-    The largest tile that lets two blocks share a multiprocessor, or else the largest that fits.
+    rows: int
+    span: int
+    quads: int
+    threads: int
+    blocks: int
+    ring: int = 0
+
+    @property
+    def ring_bytes(self) -> int:
+        """Shared memory the ring takes: 8 entries of 6 bytes for each of a warp's units, a step."""
+        units = 32 // max(1, self.rows // (4 * self.quads))
+        return self.threads // 32 * self.ring * units * 48
+
+
+def tile_shape(widths: Sequence[int], g: int, bits: bool, shared_limit: int) -> TileShape | None:
+    """A tile for levels of those widths and units of at most g outputs, or None where no useful one fits.
+
+    32 rows where two such tiles fit at a time, else up to 16: more rows share what a layer's weights cost, fewer
+    leave enough tiles for all multiprocessors.
     """
-    hidden = max(packed.widths[1:])
-    options = []
+    hidden = max(widths[1:])
     for rows in (32, 16, 8, 4):
-        floats = max(hidden, 0 if bits else packed.widths[0]) * rows
+        floats = max(hidden, 0 if bits else widths[0]) * rows
         if bits:
-            floats = max(floats, bit_stride(packed.widths[0], rows) // 4)
+            floats = max(floats, bit_stride(widths[0], rows) // 4)
         floats = -(-floats // 4) * 4
-        if 8 * floats + 2048 <= shared_limit:
-            options.append((rows, floats))
-    if not options:
-        return None
-    pairs = [option for option in options if 2 * (8 * option[1] + 2048) <= shared_limit]
-    rows, floats = (pairs or options)[0]
-    return rows, floats, 512 if pairs or any(g > 1 for _, g, _ in packed.units_of) else 1024
+        two = 2 * (8 * floats + 2048) <= shared_limit
+        if two or (rows <= 16 and 8 * floats + 2048 <= shared_limit):
+            quads = 2 if g == 1 and rows >= 16 and hidden * rows >= 8192 else 1
+            threads = 512 if two or quads > 1 or g > 1 else 1024
+            ring = RING if quads > 1 and not two and max(widths) <= 1 << 16 else 0
+            return TileShape(rows, floats, quads, threads, 2 if two and g == 1 else 1, ring)
+    return None
 
 
 def bit_stride(columns: int, rows: int) -> int:
@@ -58,23 +81,29 @@ def bit_stride(columns: int, rows: int) -> int:
 class StageRunner:
     """Runs a packed network in stages over up to `capacity` rows. `shape` is what `tile_shape` gave."""
 
-    def __init__(self, xp: Any, packed: PackedNetwork, shape: tuple[int, int, int], capacity: int):
+    def __init__(self, xp: Any, packed: PackedNetwork, shape: TileShape, capacity: int):
         self._xp, self._packed, self._capacity = xp, packed, capacity
-        self.tile_rows, self._span, self._threads = shape
+        self.tile_rows, self._span, self._threads = shape.rows, shape.span, shape.threads
+        self._few_span = -(-max(packed.widths[1:]) // 4) * 4
         group = max(g for _, g, _ in packed.units_of)
         index = {"INDEX": "u32" if packed.wide else "u16"}
-        defines = {"ROWS": self.tile_rows, "THREADS": self._threads, "GROUP": group, **index}
-        self._fused = loader.load(PACKAGE, "fused", defines).get_function("fused")
-        self._shared = 8 * self._span
+        tile = {
+            "ROWS": shape.rows,
+            "QUADS": shape.quads,
+            "THREADS": shape.threads,
+            "BLOCKS": shape.blocks,
+            "RING": shape.ring,
+        }
+        device = xp.cuda.Device().attributes
+        self._sms = device["MultiProcessorCount"]
+        self._shared = 8 * self._span + shape.ring_bytes
+        self._blocks = self._sms * shape.blocks
+        self._fused = loader.load(PACKAGE, "fused", {**tile, "GROUP": group, **index}).get_function("fused")
         self._fused.max_dynamic_shared_size_bytes = self._shared
+        self._few = self._few_kernel(index)
         settle = loader.load(PACKAGE, "settle", index)
         names = ("everyone", "follow", "merge", "row_sums", "positive")
         self._everyone, self._follow, self._merge, self._row_sums, self._positive = map(settle.get_function, names)
-        device = xp.cuda.Device().attributes
-        self._sms = device["MultiProcessorCount"]
-        per_sm = device["MaxSharedMemoryPerMultiprocessor"] // (self._shared + 2048)
-        threads = 65536 // (64 * self._threads) if group == 1 else 65536 // (128 * self._threads)
-        self._blocks = self._sms * max(1, min(per_sm, threads))
         n = max(1, capacity)
         self._stride = -(-max(packed.widths[1:]) // 4) * 4
         self._kept = [xp.empty((n, self._stride), xp.float32) for _ in range(2)]
@@ -93,13 +122,30 @@ class StageRunner:
         copies = packed.copies
         self._copies = None if copies is None else xp.asarray(copies.astype(np.float32))
 
+    def _few_kernel(self, index: dict[str, str]) -> Any:
+        """`few`, with as many threads as have something to do, and room for the weights of most layers."""
+        packed = self._packed
+        items = max(units * g for units, g, _ in packed.units_of)
+        self._few_threads = min(1024, max(64, -(-items // 64) * 32))
+        device = self._xp.cuda.Device().attributes
+        free = device["MaxSharedMemoryPerBlockOptin"] - 4 * 2 * self._few_span - 2048
+        fit = [nbytes for nbytes in packed.layer_bytes if 2 * nbytes <= free]
+        self._few_room = max(fit, default=0)
+        self._few_shared = 4 * 2 * self._few_span + 2 * self._few_room
+        kernel = loader.load(PACKAGE, "few", {"THREADS": self._few_threads, **index}).get_function("few")
+        kernel.max_dynamic_shared_size_bytes = self._few_shared
+        per_sm = device["MaxSharedMemoryPerMultiprocessor"] // (self._few_shared + 2048)
+        self._few_rows = self._sms * max(1, min(per_sm, 1536 // self._few_threads))
+        return kernel
+
     @staticmethod
     def bytes_for(packed: PackedNetwork, rows: int) -> int:
         """Device bytes of the working arrays for that many rows, about."""
         return rows * (2 * 4 * (max(packed.widths[1:]) + 4) + 64) + 8 * len(packed.network)
 
-    def start(self, rows: int) -> None:
-        """Before `stages`: every row stands for itself."""
+    def start(self, rows: int, features: Any) -> None:
+        """Before the first step: every row stands for itself. `features` is (kind, array)."""
+        self._features = features
         self._counts.data.memset_async(0, self._counts.nbytes)
         self._table.data.memset_async(0, self._table.nbytes)
         self._rows.data.memset_async(0, 4)
@@ -107,14 +153,19 @@ class StageRunner:
         self._stage, self._merged = 0, False
         self._source: Any = None
 
-    def stage(self, first: int, last: int, features: Any, rows: int, *, merge: bool, compact: bool) -> None:
-        """Layers first … last − 1. `features` is (kind, array), used for the first stage."""
+    @staticmethod
+    def steps(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
+        """The layers first … last − 1 as `step` takes them."""
+        return stage_bounds(first, last, every_layer)
+
+    def step(self, first: int, last: int, originals: int, *, merge: bool, compact: bool, profile: bool) -> None:
+        """Layers first … last − 1."""
         packed, u32, u64 = self._packed, np.uint32, np.uint64
         s = self._stage
         null = u64(0)
         bits, stride, x, x_stride = null, u64(0), null, u64(0)
         if self._source is None:
-            kind, array = features
+            kind, array = self._features
             if kind == "bits":
                 bits, stride = array, u64(bit_stride(packed.widths[0], self.tile_rows))
             else:
@@ -127,19 +178,31 @@ class StageRunner:
         kept = self._kept[s % 2]
         end = last == len(packed.network)
         drop = packed.may_drop[last] and (compact or end)
+        few = 0 if self._source is None else self._few_rows
         self._fused(
             (self._blocks,),
             (self._threads,),
             (
                 packed.table, u32(first), u32(last), bits, stride, x, x_stride, rows_listed, count, kept,
                 u64(self._stride), self._hashes, self._slot, self._counts[0, s : s + 1], u32(self._span),
-                u32(compact), u32(drop),
+                u32(compact), u32(drop), u32(few + 1),
             ),
             shared_mem=self._shared,
         )  # fmt: skip
+        if few:
+            self._few(
+                (few,),
+                (self._few_threads,),
+                (
+                    packed.table, u32(first), u32(last), x, x_stride, rows_listed, count, kept, u64(self._stride),
+                    self._hashes, self._slot, self._counts[0, s : s + 1], u32(self._few_span), u32(self._few_room),
+                    u32(compact), u32(drop), u32(few),
+                ),
+                shared_mem=self._few_shared,
+            )  # fmt: skip
         same = self._same if self._merged else null
-        self._follow((self._sms,), (256,), (self.owner, u32(rows), same, self._slot))
-        self._source, self._merged, self._stage = kept, False, s + 1
+        self._follow((self._sms,), (256,), (self.owner, u32(originals), same, self._slot))
+        self._source, self._merged, self._stage, self._depth = kept, False, s + 1, last
         if merge and not end:
             arguments = (
                 kept, u64(self._stride), u32(packed.widths[last]), self._hashes, self._counts[0, s : s + 1],
@@ -168,8 +231,12 @@ class StageRunner:
         return np.flatnonzero(np.frombuffer(self._flag_host, np.uint8, rows))
 
     def alive(self, rows: int) -> int:
-        """Original rows not dropped so far (waits for the device)."""
-        return int((self.owner[:rows] != 0xFFFFFFFF).sum())
+        """Original rows that are not all zero (waits for the device)."""
+        xp, kept = self._xp, self.computed()
+        owner = self.owner[:rows]
+        owner = owner[owner != 0xFFFFFFFF]
+        living = (self._source[:kept, : self._packed.widths[self._depth]] != 0).any(axis=1)
+        return int(living[owner.astype(xp.int64)].sum())
 
     def computed(self) -> int:
         """Rows the last stage kept (waits for the device)."""

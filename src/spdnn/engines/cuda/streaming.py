@@ -1,7 +1,8 @@
-"""One layer at a time over neuron-major tiles of 128 rows in device memory (`kernels/stream.cu`, `tiles.cu`).
+"""One layer at a time over neuron-major tiles of 128 rows in device memory (`staged.cu`, `stream.cu`, `tiles.cu`).
 
-For layers too wide to keep rows in shared memory. The host learns how many rows are left after each of the first
-layers and from time to time later on; only then are rows moved together.
+For layers too wide to keep enough rows in shared memory. After each of the first layers, and from time to time
+later on, the rows that live (and differ) are numbered; the next layer reads just those. All numbers of rows stay on
+the device, so that the whole run is one CUDA graph.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from typing import Any
 import numpy as np
 
 from . import loader
+from .chunks import MOST_ENTRIES, MOST_INPUTS, MOST_WEIGHTS
 from .pack import PackedNetwork
 
 PACKAGE = "spdnn.engines.cuda"
 TILE = 128
 WARPS = 8
+STAGED_THREADS = {1: 320, 8: 256}
+"""Of a block of `staged`, by the outputs of a unit."""
 EARLY = 16
-"""After each of this many first layers rows are counted, later on every LATER layers."""
+"""After each of this many first layers rows are numbered, later on every LATER layers."""
 LATER = 16
-WORTH_MOVING = 0.9
-"""Rows are moved together where at most this part of them is left, or fewer tiles are needed late in a run."""
+SLICES = 32
+"""Parts of a row that are added up apart in the final sums."""
 
 
 def bit_stride(columns: int) -> int:
@@ -36,114 +40,134 @@ class StreamRunner:
         index = {"INDEX": "u32" if packed.wide else "u16"}
         group = max(g for _, g, _ in packed.units_of)
         self._stream = loader.load(PACKAGE, "stream", {"GROUP": group, **index}).get_function("stream")
+        self._shared = (MOST_INPUTS + 1) * 2 * TILE * 4 + MOST_WEIGHTS * 4 + MOST_ENTRIES
+        sizes = {"SLOTS": MOST_INPUTS, "ENTRIES": MOST_ENTRIES, "WEIGHTS": MOST_WEIGHTS}
+        self._staged = {}
+        for g in {g for (_, g, _), chunked in zip(packed.units_of, packed.chunks_of, strict=True) if chunked}:
+            self._staged[g] = loader.load(PACKAGE, "staged", {"GROUP": g, **sizes, **index}).get_function("staged")
+            self._staged[g].max_dynamic_shared_size_bytes = self._shared
         tiles = loader.load(PACKAGE, "tiles", index)
-        names = ("number", "gather_rows", "hash_rows", "match", "verify", "join", "tile_sums")
+        names = ("number", "gather_rows", "hash_rows", "match", "verify", "join", "slice_sums", "add_slices")
         self._kernel = {name: tiles.get_function(name) for name in names}
         settle = loader.load(PACKAGE, "settle", index)
         self._everyone, self._follow, self._positive = map(settle.get_function, ("everyone", "follow", "positive"))
-        self._sms = xp.cuda.Device().attributes["MultiProcessorCount"]
+        device = xp.cuda.Device().attributes
+        self._sms = device["MultiProcessorCount"]
+        fit = device["MaxSharedMemoryPerMultiprocessor"] // (self._shared + 1024)
+        self._blocks = self._sms * max(1, min(2, fit))
         self._width = max(packed.widths[1:])
         self._stride = self._width * TILE  # floats of a tile
-        n = -(-max(1, capacity) // TILE) * TILE
+        n = self._capacity = -(-max(1, capacity) // TILE) * TILE
         self._buffers = [xp.empty(n // TILE * self._stride, xp.float32) for _ in range(2)]
         self._keep, self._differs = xp.zeros(n, xp.uint8), xp.zeros(n, xp.uint8)
         self._hashes = xp.zeros(n, xp.uint64)
         self._same, self._list, self._slot = (xp.empty(n, xp.uint32) for _ in range(3))
         self.owner = xp.empty(n, xp.uint32)
-        self._sums, self._flag = xp.zeros(n, xp.float64), xp.zeros(n, xp.uint8)
+        self._sums, self._flag = xp.zeros(SLICES * n, xp.float64), xp.zeros(n, xp.uint8)
         self._flag_host = xp.cuda.alloc_pinned_memory(n)
         self._table = xp.zeros(1 << max(8, (2 * n - 1).bit_length()), xp.uint64)
-        self._count, self._kept = xp.zeros(1, xp.uint32), xp.zeros(1, xp.uint32)
+        self._counts = xp.zeros((len(packed.network) + 1, 2), xp.uint32)
+        """Rows after each numbering, and whether all stayed."""
         copies = packed.copies
         self._copies = None if copies is None else xp.asarray(copies.astype(np.float32))
 
     @staticmethod
     def bytes_for(packed: PackedNetwork, rows: int) -> int:
         """Device bytes of the working arrays for that many rows, about."""
-        return -(-rows // TILE) * TILE * (2 * 4 * max(packed.widths[1:]) + 64)
+        return -(-rows // TILE) * TILE * (2 * 4 * max(packed.widths[1:]) + 64 + 8 * SLICES)
 
-    def start(self, rows: int, features: Any, *, exact: bool) -> None:
-        """Before `layer`: every row stands for itself. `features` is (kind, array).
-
-        exact : move rows together even if that doesn't pay, so that `alive` and `rows` are exact after each check.
-        """
-        self._worth = 1.0 if exact else WORTH_MOVING
+    def start(self, rows: int, features: Any) -> None:
+        """Before the first step: every row stands for itself. `features` is (kind, array)."""
         self._table.data.memset_async(0, self._table.nbytes)
-        self._everyone((self._sms,), (256,), (self.owner, np.uint32(rows), self._count))
+        self._counts.data.memset_async(0, self._counts.nbytes)
+        self._everyone((self._sms,), (256,), (self.owner, np.uint32(rows), self._counts[0]))
         kind, array = features
         columns = self._packed.widths[0]
         self._input = (array, bit_stride(columns) if kind == "bits" else columns * TILE * 4, kind == "bits")
-        self.rows, self._next, self._stamp = rows, 0, 0
+        self._next, self._numbered, self._listed = 0, 0, False
 
-    def layer(self, k: int, originals: int, *, merge: bool, compact: bool, check: bool) -> None:
-        """Layer k; with `check`, rows are dropped, merged and moved together after it."""
-        packed, u32, u64 = self._packed, np.uint32, np.uint64
-        if self.rows == 0:
-            return
+    @staticmethod
+    def steps(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
+        """The layers first … last − 1 as `step` takes them."""
+        return [(k, k + 1) for k in range(first, last)]
+
+    def step(self, first: int, last: int, originals: int, *, merge: bool, compact: bool, profile: bool) -> None:
+        """Layer `first`, after which rows are dropped and merged if it is time to, or for a profile."""
+        k, packed, u32, u64 = first, self._packed, np.uint32, np.uint64
+        check = profile or checked(k, len(packed.network))
+        last = k + 1 == len(packed.network)
+        drop = bool(packed.may_drop[k + 1]) and (compact or last)
+        merge = merge and not last
+        number = last or (check and (merge or drop))
+        if number:
+            self._keep.data.memset_async(0, self._keep.nbytes)
+        chunked = packed.layer(k).chunked
+        if self._listed and chunked is None:
+            self._gather(packed.widths[k])
         array, stride, is_bits = self._input
         out = self._buffers[self._next]
-        last = k + 1 == len(packed.network)
-        flags = check or last
-        if flags:
-            self._keep.data.memset_async(0, self._keep.nbytes)
-        units, g, _ = packed.units_of[k]
-        per_warp = 1 if g > 1 else 2
-        grid = (max(1, -(-units // (WARPS * per_warp))), -(-self.rows // TILE))
-        arguments = (
-            packed.table, u32(k), u32(per_warp), array, u64(stride), u32(is_bits), out, u64(self._stride),
-            self._keep if flags else u64(0), self._count,
-        )  # fmt: skip
-        self._stream(grid, (WARPS * 32,), arguments)
-        self._input, self._next = (out, self._stride * 4, False), self._next ^ 1
-        if last or (check and (merge or (compact and packed.may_drop[k + 1]))):
-            self._settle(k, originals, merge=merge and not last, drop=packed.may_drop[k + 1] and (compact or last))
+        count, identity = self._count(), self._counts[self._numbered, 1:]
+        target = (out, u64(self._stride), self._keep if number else u64(0), count)
+        if chunked is not None:
+            rows = (self._list, identity) if self._listed else (u64(0), u64(0))
+            g = packed.units_of[k][1]
+            arguments = (*chunked, array, u64(stride), u32(is_bits), *target, *rows)
+            self._staged[g]((self._blocks,), (STAGED_THREADS[g],), arguments, shared_mem=self._shared)
+        else:
+            per_warp = u32(1 if packed.units_of[k][1] > 1 else 2)
+            arguments = (packed.table, u32(k), per_warp, array, u64(stride), u32(is_bits), *target)
+            self._stream((16 * self._sms,), (WARPS * 32,), arguments)
+        self._input, self._next, self._listed = (out, self._stride * 4, False), self._next ^ 1, False
+        self._depth_width = packed.widths[k + 1]
+        if number:
+            self._number(packed.widths[k + 1], originals, merge=merge, drop=drop)
 
-    def _settle(self, k: int, originals: int, *, merge: bool, drop: bool) -> None:
+    def _count(self) -> Any:
+        return self._counts[self._numbered]
+
+    def _gather(self, width: int) -> None:
+        """Put the listed rows together, for kernels that don't read by the list."""
+        stride, out = np.uint64(self._stride), self._buffers[self._next]
+        moved = (self._input[0], stride, out, stride, np.uint32(width), self._list, self._counts[self._numbered, 1:])
+        self._kernel["gather_rows"]((8 * self._sms,), (256,), (*moved, self._count()))
+        self._input, self._next, self._listed = (out, self._stride * 4, False), self._next ^ 1, False
+
+    def _number(self, width: int, originals: int, *, merge: bool, drop: bool) -> None:
+        """List the rows that stay after a layer of that width."""
         u32, u64 = np.uint32, np.uint64
-        kernel, width, source = self._kernel, self._packed.widths[k + 1], self._input[0]
+        kernel, source, count = self._kernel, self._input[0], self._count()
         stride = u64(self._stride)
-        tiles = -(-self.rows // TILE)
-        per_row = ((tiles,), (TILE,))
         if not drop:
-            self._keep.fill(1)
+            self._keep.data.memset_async(1, self._keep.nbytes)
         same: Any = u64(0)
         if merge:
-            self._stamp += 1
             self._hashes.data.memset_async(0, self._hashes.nbytes)
             self._differs.data.memset_async(0, self._differs.nbytes)
-            chunks = -(-width // 512)
-            per_chunk = ((chunks, tiles), (TILE,))
-            kernel["hash_rows"](*per_chunk, (source, stride, u32(width), self._count, self._hashes))
-            table = (self._table, u32(self._table.size - 1), u32(self._stamp))
-            kernel["match"](*per_row, (self._hashes, self._keep, self._count, *table, self._same))
-            kernel["verify"](*per_chunk, (source, stride, u32(width), self._count, self._same, self._differs))
-            kernel["join"](*per_row, (self._count, self._same, self._differs, self._keep))
+            grid, per_tile = (8 * self._sms,), (TILE,)
+            kernel["hash_rows"](grid, per_tile, (source, stride, u32(width), count, self._hashes))
+            table = (self._table, u32(self._table.size - 1), u32(self._numbered + 1))
+            kernel["match"](grid, per_tile, (self._hashes, self._keep, count, *table, self._same))
+            kernel["verify"](grid, per_tile, (source, stride, u32(width), count, self._same, self._differs))
+            kernel["join"](grid, per_tile, (count, self._same, self._differs, self._keep))
             same = self._same
-        numbered = (self._keep, same, self._count, self._list, self._slot, self._kept)
+        after = self._counts[self._numbered + 1]
+        numbered = (self._keep, same, count, self._list, self._slot, after, after[1:])
         kernel["number"]((1,), (1024,), numbered)
-        kept = int(self._kept[0])  # the host waits here
-        fewer_tiles = -(-kept // TILE) < tiles and k >= EARLY
-        if (kept > self._worth * self.rows or kept == self.rows) and not fewer_tiles:
-            return
         # `slot` already sends merged rows to where the one that stands for them goes
         self._follow((self._sms,), (256,), (self.owner, u32(originals), u64(0), self._slot))
-        if kept:
-            out = self._buffers[self._next]
-            moved = (source, stride, out, stride, u32(width), self._list, self._kept)
-            kernel["gather_rows"]((-(-width // 16), -(-kept // TILE)), (256,), moved)
-            self._input, self._next = (out, self._stride * 4, False), self._next ^ 1
-        self._count, self._kept = self._kept, self._count
-        self.rows = kept
+        self._numbered, self._listed = self._numbered + 1, True
 
     def finish(self, originals: int) -> None:
         """After the last layer: a flag for each original row with a positive sum, on its way to the host."""
-        u32 = np.uint32
-        if self.rows:
-            copies = np.uint64(0) if self._copies is None else self._copies
-            arguments = (
-                self._input[0], np.uint64(self._stride), u32(self._packed.widths[-1]), copies, self._count, self._sums,
-            )  # fmt: skip
-            self._kernel["tile_sums"]((-(-self.rows // TILE),), (TILE,), arguments)
+        u32, u64 = np.uint32, np.uint64
+        width = self._packed.widths[-1]
+        if self._listed:
+            self._gather(width)
+        copies = u64(0) if self._copies is None else self._copies
+        count, slices = self._count(), (u32(SLICES), u64(self._capacity), self._sums)
+        arguments = (self._input[0], u64(self._stride), u32(width), copies, count, *slices)
+        self._kernel["slice_sums"]((8 * self._sms,), (TILE,), arguments)
+        self._kernel["add_slices"]((self._sms,), (256,), (count, *slices))
         self._positive((self._sms,), (256,), (self.owner, u32(originals), self._sums, self._flag))
         runtime = self._xp.cuda.runtime
         stream = self._xp.cuda.get_current_stream()
@@ -154,22 +178,32 @@ class StreamRunner:
         return np.flatnonzero(np.frombuffer(self._flag_host, np.uint8, originals))
 
     def alive(self, originals: int) -> int:
-        """Original rows not dropped so far (waits for the device)."""
-        return int((self.owner[:originals] != 0xFFFFFFFF).sum())
+        """Original rows that are not all zero (waits for the device)."""
+        xp, count = self._xp, int(self._counts[max(0, self._numbered - self._listed), 0])
+        owner = self.owner[:originals]
+        owner = owner[owner != 0xFFFFFFFF].astype(xp.int64)
+        tiles = -(-count // TILE)
+        values = self._input[0].reshape(-1, self._stride)[:tiles, : self._depth_width * TILE]
+        living = (values.reshape(tiles, self._depth_width, TILE) != 0).any(axis=1).reshape(-1)
+        return int(living[self._list[owner].astype(xp.int64) if self._listed else owner].sum())
+
+    def computed_next(self) -> int:
+        """Rows the next layer computes (waits for the device)."""
+        return int(self._counts[self._numbered, 0])
 
     def values(self, originals: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids of the original rows kept to the end, their values as computed: folded outputs)."""
         owner = self.owner[:originals].get()
         live = np.flatnonzero(owner != 0xFFFFFFFF)
-        width = self._packed.widths[-1]
-        tiles = -(-self.rows // TILE)
-        if self.rows == 0:
+        width, rows = self._packed.widths[-1], self.computed_next()
+        tiles = -(-rows // TILE)
+        if rows == 0:
             return live, np.zeros((0, width), np.float32)
         kept = self._input[0].reshape(-1, self._stride)[:tiles, : width * TILE].reshape(tiles, width, TILE)
-        rows = kept.transpose(0, 2, 1).reshape(tiles * TILE, width).get()
-        return live, rows[owner[live].astype(np.int64)]
+        dense = kept.transpose(0, 2, 1).reshape(tiles * TILE, width).get()
+        return live, dense[owner[live].astype(np.int64)]
 
 
 def checked(k: int, depth: int) -> bool:
-    """Whether rows are counted after layer k."""
+    """Whether rows are numbered after layer k."""
     return k < EARLY or (k + 1 - EARLY) % LATER == 0 or k + 1 == depth

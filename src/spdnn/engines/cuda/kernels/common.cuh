@@ -23,11 +23,20 @@ struct Layer {
   u32 inputs, outputs, units, g, width;
   u32 bias_all;      // bias to every entry, not only to those that are not zero
   u32 may_drop;      // rows that are zero after this layer stay so
+  u32 entries;
+  u32 sliced;        // g = 1 and width a multiple of 8: the entries of 16 units in turns of 8, see step_start
 };
 
 __device__ __forceinline__ u64 unit_start(const Layer& layer, u32 unit) {
   return layer.start ? layer.start[unit] : (u64)unit * layer.width;
 }
+
+// Where the first 8 entries of a unit are, and how far apart its eights are, in a layer whose width is a multiple of 8.
+__device__ __forceinline__ u64 step_start(const Layer& layer, u32 unit) {
+  if (!layer.sliced) return (u64)unit * layer.width;
+  return (u64)(unit / 16) * layer.width * 16 + unit % 16 * 8;
+}
+__device__ __forceinline__ u32 step_stride(const Layer& layer) { return layer.sliced ? 128 : 8; }
 
 __device__ __forceinline__ float activate(float z, float bias, const Layer& layer) {
   if (layer.bias_all || z != 0.0f) z += bias;
@@ -44,6 +53,24 @@ template <int N>
 struct alignas(N * 4 > 16 ? 16 : N * 4) Floats {
   float at[N];
 };
+
+// Asynchronous copies from global to shared memory: sent for, committed in groups, waited for.
+#ifndef EMULATED
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+  const u32 to = (u32)__cvta_generic_to_shared(shared);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+__device__ __forceinline__ void copy_async_4(void* shared, const void* global) {
+  const u32 to = (u32)__cvta_generic_to_shared(shared);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
+}
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING>
+__device__ __forceinline__ void copy_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+__device__ __forceinline__ void copy_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#endif
 
 // One neuron's part of a row's hash: a sum over all neurons, so that any order of adding gives the same.
 __device__ __forceinline__ u64 hash_term(u32 neuron, float value) {

@@ -1,32 +1,56 @@
-// Rows of neuron-major tiles of 128: which stay, which are equal, and moving them together.
+// Rows of neuron-major tiles of 128: which stay, which are equal, and moving them together. The number of rows is on
+// the device, so all kernels take any grid.
 #include "common.cuh"
 
 constexpr int TILE = 128;
+constexpr u32 SLAB = 512;  // neurons a block looks at at a time
 
 // One block of 1024 threads: list[] the rows with keep[r] != 0 in ascending order, slot[r] where row r goes (NONE
-// if it doesn't stay), *kept their number. same[] (null: the identity) sends a row to the one that stands for it.
-extern "C" __global__ void __launch_bounds__(1024)
-    number(const u8* keep, const u32* same, const u32* count, u32* list, u32* slot, u32* kept) {
+// if it doesn't stay), *kept their number, *identity whether all stay. same[] (null: the identity) sends a row to
+// the one that stands for it. `keep` has room for a multiple of 16 rows.
+extern "C" __global__ void __launch_bounds__(1024) number(const u8* keep, const u32* same, const u32* count, u32* list,
+                                                          u32* slot, u32* kept, u32* identity) {
   __shared__ u32 totals[32], base;
   const u32 rows = *count, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   if (threadIdx.x == 0) base = 0;
-  __syncthreads();
-  for (u32 start = 0; start < rows; start += 1024) {
-    const u32 row = start + threadIdx.x;
-    const bool stays = row < rows && keep[row];
-    const u32 votes = __ballot_sync(NONE, stays);
-    if (lane == 0) totals[warp] = __popc(votes);
+  for (u32 start = 0; start < rows; start += 16 * 1024) {
+    const u32 row = start + threadIdx.x * 16;
+    u32 stays = 0;  // a bit a row
+    if (row < rows) {
+      const uint4 flags = *(const uint4*)(keep + row);
+      const u32 words[4] = {flags.x, flags.y, flags.z, flags.w};
+#pragma unroll
+      for (int i = 0; i < 16; i++) stays |= (u32)((words[i / 4] >> i % 4 * 8 & 0xff) != 0) << i;
+      if (row + 16 > rows) stays &= (1u << (rows - row)) - 1;
+    }
+    const u32 mine = __popc(stays);
+    u32 upto = mine;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const u32 other = __shfl_up_sync(NONE, upto, step);
+      if (lane >= step) upto += other;
+    }
+    if (lane == 31) totals[warp] = upto;
     __syncthreads();
-    u32 before = base;
-    for (u32 w = 0; w < warp; w++) before += totals[w];
-    const u32 to = before + __popc(votes & ((1u << lane) - 1));
-    if (stays) list[to] = row;
-    if (row < rows) slot[row] = stays ? to : NONE;
+    u32 to = base + upto - mine;
+    for (u32 w = 0; w < warp; w++) to += totals[w];
+    if (row < rows) {
+      const u32 many = min(16u, rows - row);
+      for (u32 i = 0; i < many; i++) {
+        const bool stay = stays >> i & 1;
+        if (stay) list[to] = row + i;
+        slot[row + i] = stay ? to++ : NONE;
+      }
+    }
     __syncthreads();
-    if (threadIdx.x == 1023) base = before + __popc(votes);
+    if (threadIdx.x == 1023) base = to;
     __syncthreads();
   }
-  if (threadIdx.x == 0) *kept = base;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    *kept = base;
+    *identity = base == rows;
+  }
   if (same) {
     // a row that stands for itself is numbered already, so this reads only entries that no thread writes
     for (u32 row = threadIdx.x; row < rows; row += 1024)
@@ -34,71 +58,92 @@ extern "C" __global__ void __launch_bounds__(1024)
   }
 }
 
-// out row k = in row list[k]; rows past *kept of its last tile become zero. A block moves 8 neurons of a tile.
+// out row k = in row list[k] (k itself where *identity); rows past *kept of its last tile become zero.
 extern "C" __global__ void gather_rows(const float* in, u64 in_stride, float* out, u64 out_stride, u32 neurons,
-                                       const u32* list, const u32* kept) {
-  const u32 tile = blockIdx.y, lane = threadIdx.x % TILE;
-  if (tile * TILE >= *kept) return;
-  const u32 k = tile * TILE + lane;
-  const u32 row = k < *kept ? list[k] : NONE;
-  const float* from = in + (u64)(row == NONE ? 0 : row / TILE) * in_stride + row % TILE;
-  float* to = out + tile * out_stride + lane;
-  const u32 step = blockDim.x / TILE;
-  u32 n = blockIdx.x * 16 + threadIdx.x / TILE;
-  const u32 end = min(neurons, (blockIdx.x + 1) * 16);
-  for (; n < end; n += step) to[(u64)n * TILE] = row == NONE ? 0.0f : from[(u64)n * TILE];
+                                       const u32* list, const u32* identity, const u32* kept) {
+  const u32 rows = *kept, lane = threadIdx.x % TILE, step = blockDim.x / TILE;
+  const u32 slabs = (neurons + 15) / 16, items = (rows + TILE - 1) / TILE * slabs;
+  for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
+    const u32 tile = item / slabs, slab = item - tile * slabs;
+    const u32 k = tile * TILE + lane;
+    const u32 row = k < rows ? (*identity ? k : list[k]) : NONE;
+    const float* from = in + (u64)(row == NONE ? 0 : row) / TILE * in_stride + row % TILE;
+    float* to = out + tile * out_stride + lane;
+    const u32 end = min(neurons, (slab + 1) * 16);
+    for (u32 n = slab * 16 + threadIdx.x / TILE; n < end; n += step)
+      to[(u64)n * TILE] = row == NONE ? 0.0f : from[(u64)n * TILE];
+  }
 }
 
-// hashes[r] += the hash of neurons blockIdx.x·512 … of row r.
+// hashes[r] += the hash of row r.
 extern "C" __global__ void hash_rows(const float* in, u64 in_stride, u32 neurons, const u32* count, u64* hashes) {
-  const u32 tile = blockIdx.y, row = tile * TILE + threadIdx.x;
-  if (tile * TILE >= *count) return;
-  const float* from = in + tile * in_stride + threadIdx.x;
-  const u32 end = min(neurons, (blockIdx.x + 1) * 512);
-  u64 hash = 0;
-  for (u32 n = blockIdx.x * 512; n < end; n++) hash += hash_term(n, from[(u64)n * TILE]);
-  atomicAdd(hashes + row, hash);
+  const u32 slabs = (neurons + SLAB - 1) / SLAB, items = (*count + TILE - 1) / TILE * slabs;
+  for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
+    const u32 tile = item / slabs, slab = item - tile * slabs;
+    const float* from = in + tile * in_stride + threadIdx.x;
+    const u32 end = min(neurons, (slab + 1) * SLAB);
+    u64 hash = 0;
+    for (u32 n = slab * SLAB; n < end; n++) hash += hash_term(n, from[(u64)n * TILE]);
+    atomicAdd(hashes + tile * TILE + threadIdx.x, hash);
+  }
 }
 
 // same[r]: a row with the same hash, the first entered; r itself if that is r or r is dropped (keep[r] = 0).
 extern "C" __global__ void match(const u64* hashes, const u8* keep, const u32* count, u64* table, u32 mask, u32 stamp,
                                  u32* same) {
-  const u32 row = blockIdx.x * blockDim.x + threadIdx.x;
-  if (row < *count) same[row] = keep[row] ? same_hash(hashes, row, table, mask, stamp) : row;
+  for (u32 row = blockIdx.x * blockDim.x + threadIdx.x; row < *count; row += gridDim.x * blockDim.x)
+    same[row] = keep[row] ? same_hash(hashes, row, table, mask, stamp) : row;
 }
 
-// differs[r] = 1 where row r is not bitwise equal to row same[r] in neurons blockIdx.x·512 ….
+// differs[r] = 1 where row r is not bitwise equal to row same[r].
 extern "C" __global__ void verify(const float* in, u64 in_stride, u32 neurons, const u32* count, const u32* same,
                                   u8* differs) {
-  const u32 tile = blockIdx.y, row = tile * TILE + threadIdx.x;
-  if (row >= *count || same[row] == row) return;
-  const u32* a = (const u32*)(in + tile * in_stride + threadIdx.x);
-  const u32* b = (const u32*)(in + same[row] / TILE * in_stride + same[row] % TILE);
-  const u32 end = min(neurons, (blockIdx.x + 1) * 512);
-  bool different = false;
-  for (u32 n = blockIdx.x * 512; n < end; n++) different |= a[(u64)n * TILE] != b[(u64)n * TILE];
-  if (different) differs[row] = 1;
+  const u32 rows = *count, slabs = (neurons + SLAB - 1) / SLAB, items = (rows + TILE - 1) / TILE * slabs;
+  for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
+    const u32 tile = item / slabs, slab = item - tile * slabs, row = tile * TILE + threadIdx.x;
+    if (row >= rows || same[row] == row) continue;
+    const u32* a = (const u32*)(in + tile * in_stride + threadIdx.x);
+    const u32* b = (const u32*)(in + same[row] / TILE * in_stride + same[row] % TILE);
+    const u32 end = min(neurons, (slab + 1) * SLAB);
+    bool different = false;
+    for (u32 n = slab * SLAB; n < end; n++) different |= a[(u64)n * TILE] != b[(u64)n * TILE];
+    if (different) differs[row] = 1;
+  }
 }
 
 // A row that is equal to another stays no more; one that only had the same hash stands for itself.
 extern "C" __global__ void join(const u32* count, u32* same, const u8* differs, u8* keep) {
-  const u32 row = blockIdx.x * blockDim.x + threadIdx.x;
-  if (row >= *count || same[row] == row) return;
-  if (differs[row])
-    same[row] = row;
-  else
-    keep[row] = 0;
+  for (u32 row = blockIdx.x * blockDim.x + threadIdx.x; row < *count; row += gridDim.x * blockDim.x) {
+    if (same[row] == row) continue;
+    if (differs[row])
+      same[row] = row;
+    else
+      keep[row] = 0;
+  }
 }
 
-// sums[r] of all neurons, each counted copies[n] times (null: once); a thread a row.
-extern "C" __global__ void tile_sums(const float* in, u64 in_stride, u32 neurons, const float* copies,
-                                     const u32* count, double* sums) {
-  const u32 row = blockIdx.x * TILE + threadIdx.x;
-  if (row >= *count) return;
-  const float* from = in + blockIdx.x * in_stride + threadIdx.x;
-  double sum = 0;
-  for (u32 n = 0; n < neurons; n++) sum += (double)from[(u64)n * TILE] * (copies ? copies[n] : 1.0f);
-  sums[row] = sum;
+// sums[slice·capacity + r]: the sum of row r over a slice of the neurons, each counted copies[n] times (null: once).
+extern "C" __global__ void slice_sums(const float* in, u64 in_stride, u32 neurons, const float* copies,
+                                      const u32* count, u32 slices, u64 capacity, double* sums) {
+  const u32 items = (*count + TILE - 1) / TILE * slices;
+  for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
+    const u32 tile = item / slices, slice = item - tile * slices;
+    const float* from = in + tile * in_stride + threadIdx.x;
+    const u32 end = (u64)neurons * (slice + 1) / slices;
+    double sum = 0;
+    for (u32 n = (u64)neurons * slice / slices; n < end; n++)
+      sum += (double)from[(u64)n * TILE] * (copies ? copies[n] : 1.0f);
+    sums[slice * capacity + tile * TILE + threadIdx.x] = sum;
+  }
+}
+
+// sums[r] = the sum of its slices, in their order.
+extern "C" __global__ void add_slices(const u32* count, u32 slices, u64 capacity, double* sums) {
+  for (u32 row = blockIdx.x * blockDim.x + threadIdx.x; row < *count; row += gridDim.x * blockDim.x) {
+    double sum = 0;
+    for (u32 slice = 0; slice < slices; slice++) sum += sums[slice * capacity + row];
+    sums[row] = sum;
+  }
 }
 
 // Row-major rows to tiles; rows past `rows` become zero.
