@@ -29,6 +29,8 @@ from fssl_models import mlp  # isort: skip
 
 def invented(shape: Shape) -> float:
     """A device: 10 µs a call, slow rows, a cache that 2¹⁶ weights outgrow."""
+    if shape.format == "select":
+        return 0.002 + 1e-5 * shape.outputs
     work = shape.inputs * shape.outputs if shape.format == "dense" else 3 * shape.nnz
     return 0.01 + 2e-5 * shape.outputs + 2e-6 * work + 2e-6 * max(work - 2**16, 0)
 
@@ -71,13 +73,30 @@ def test_flops_count_multiplications() -> None:
 
 
 def test_prices_are_the_derivative_of_the_total() -> None:
-    graph = trace(mlp(40, 30, 20, 10), torch.randn(2, 40))
+    graph = trace(mlp(400, 30, 20, 10), torch.randn(2, 400))
     cost = TimeCost(graph, MODEL)
     counts = {k: space.size for k, space in graph.spaces.items()}
     prices = cost.prices(counts)
     for k, n in counts.items():
         difference = (cost.total({**counts, k: n + 1}) - cost.total({**counts, k: n - 1})) / 2
-        assert prices[k] == pytest.approx(difference, rel=0.1)
+        if k == graph.input_space:  # one feature less doesn't pay for picking the others; a quarter less does
+            assert prices[k] > 0 == cost.total(counts) - cost.total({**counts, k: n - 1})
+        else:
+            assert prices[k] == pytest.approx(difference, rel=0.1)
+
+
+def test_picking_inputs_is_paid_for() -> None:
+    graph = trace(mlp(400, 30, 10), torch.randn(2, 400))
+    cost = TimeCost(graph, MODEL)
+    counts = {k: space.size for k, space in graph.spaces.items()}
+    k = graph.input_space
+    whole = cost.total(counts)
+    assert cost.total({**counts, k: 399}) == whole  # reading all is faster
+    few = cost.total({**counts, k: 50})
+    first = graph.layers["0"].writes
+    assert few == pytest.approx(whole - MODEL.layer(400, 30) + MODEL.layer(50, 30) + MODEL.select(50))
+    assert few < whole
+    assert cost.prices({**counts, k: 399})[first] == pytest.approx(cost.prices(counts)[first])
 
 
 def test_real_layers_are_measured_and_the_table_is_kept(tmp_path, monkeypatch) -> None:
@@ -86,14 +105,14 @@ def test_real_layers_are_measured_and_the_table_is_kept(tmp_path, monkeypatch) -
         "spdnn.fssl.latency.grid", lambda limit: [Shape(8, 8, 64), Shape(64, 32, 2048), Shape(64, 32, 200, "csr")]
     )
     first = latency_model(batch=4)
-    assert len(list(tmp_path.glob("latency-v1-*.json"))) == 1
+    assert len(list(tmp_path.glob("latency-v2-*.json"))) == 1
     assert all(timed.ms > 0 for timed in first.table)
     again = latency_model(batch=4)
     assert again.table == first.table
     assert again.facts == first.facts
     assert again.facts["batch"] == 4
     latency_model(batch=8)
-    assert len(list(tmp_path.glob("latency-v1-*.json"))) == 2
+    assert len(list(tmp_path.glob("latency-v2-*.json"))) == 2
 
 
 def test_all_formats_are_measured() -> None:

@@ -12,6 +12,7 @@ import spdnn
 from spdnn.errors import FileFormatError, InputError
 from spdnn.fssl import export_onnx, fastest_formats, load_model, load_state, save_model, save_state, to_sparse_network
 from spdnn.fssl.compaction import compacted, plan_compaction
+from spdnn.fssl.formats import reading_all
 from spdnn.fssl.trace import trace
 
 
@@ -117,6 +118,19 @@ def test_every_layer_gets_a_format_and_outputs_stay(tmp_path) -> None:
     again = load_model(save_model(fast, tmp_path / "fast.safetensors"))
     with torch.no_grad():
         torch.testing.assert_close(again(x), fast(x))
+
+
+def test_a_network_that_reads_its_whole_input_computes_the_same() -> None:
+    model = mlp(40, 30, 20, 5)
+    sparsify(model, 2)
+    x = torch.randn(8, 40)
+    small = compact(model, x)
+    whole = reading_all(small, 40)
+    assert whole is not None
+    assert whole.get_submodule("0").weight.shape[1] == 40
+    with torch.no_grad():
+        torch.testing.assert_close(whole(x), small(x))
+    assert reading_all(whole, 40) is None
 
 
 @pytest.mark.filterwarnings("ignore")

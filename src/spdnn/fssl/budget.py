@@ -77,21 +77,56 @@ class WeightCost:
 
 @dataclass(frozen=True, eq=False)
 class TimeCost:
-    """Modelled milliseconds of dense layers between the channels alive; a layer called twice counts twice."""
+    """Modelled milliseconds of dense layers between the channels alive; a layer called twice counts twice.
+
+    Input features that went save time in the layers that read the input, less what picking the others costs; where that
+    is more, the whole input is read.
+    """
 
     graph: ChannelGraph
     model: LatencyModel
 
     def total(self, counts: Counts) -> float:
-        layers = self.graph.layers.values()
-        return sum(len(x.calls) * self.model.layer(counts[x.reads], counts[x.writes]) for x in layers)
+        graph, found = self.graph, 0.0
+        for layer in graph.layers.values():
+            if layer.reads != graph.input_space:
+                found += len(layer.calls) * self.model.layer(counts[layer.reads], counts[layer.writes])
+        return found + self._input(counts, counts[graph.input_space])
 
     def prices(self, counts: Counts) -> dict[int, float]:
-        found = dict.fromkeys(self.graph.spaces, 0.0)
-        for layer in self.graph.layers.values():
-            by_input, by_output = self.model.slopes(counts[layer.reads], counts[layer.writes])
-            found[layer.reads] += len(layer.calls) * by_input
+        graph, found = self.graph, dict.fromkeys(self.graph.spaces, 0.0)
+        for layer in graph.layers.values():
+            inputs = counts[layer.reads]
+            if layer.reads == graph.input_space and not self._picks(counts):
+                inputs = self._all
+            by_input, by_output = self.model.slopes(inputs, counts[layer.writes])
+            if layer.reads != graph.input_space:
+                found[layer.reads] += len(layer.calls) * by_input
             found[layer.writes] += len(layer.calls) * by_output
+        k = graph.input_space
+        fewer = max(int(0.75 * counts[k]), 1)
+        if fewer < counts[k]:
+            saved = self._input(counts, counts[k]) - self._input(counts, fewer)
+            found[k] += max(saved, 0.0) / (counts[k] - fewer)
+        return found
+
+    @property
+    def _all(self) -> int:
+        return self.graph.inputs
+
+    def _picks(self, counts: Counts) -> bool:
+        k = self.graph.input_space
+        return counts[k] < self._all and self._reading(counts, counts[k]) < self._reading(counts, self._all)
+
+    def _input(self, counts: Counts, inputs: int) -> float:
+        """Of what reads the input, with so many features alive."""
+        return min(self._reading(counts, inputs), self._reading(counts, self._all))
+
+    def _reading(self, counts: Counts, inputs: int) -> float:
+        found = self.model.select(inputs) if inputs < self._all else 0.0
+        for layer in self.graph.readers(self.graph.input_space):
+            writes = inputs if layer.writes == self.graph.input_space else counts[layer.writes]
+            found += len(layer.calls) * self.model.layer(inputs, writes)
         return found
 
 

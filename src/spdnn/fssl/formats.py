@@ -10,6 +10,7 @@ from torch import fx, nn
 from ..nn import FORMATS, Format, SparseLinear
 from .build import describe, graph_module
 from .latency import measure
+from .ops import Select
 
 
 def fastest_formats(
@@ -37,3 +38,41 @@ def fastest_formats(
         names[name] = min(times, key=times.__getitem__)
         chosen[name] = options[names[name]]
     return graph_module(describe(model), chosen).eval(), names
+
+
+def reading_all(model: fx.GraphModule, inputs: int) -> fx.GraphModule | None:
+    """A compact network that reads its whole input of `inputs` features, those it left out with weights of 0.
+
+    Saves picking the others. None where it leaves none out, or anything but Linear layers reads what it picks.
+    """
+    description = describe(model)
+    picks = [step for step in description if step.get("type") == "Select"]
+    if len(picks) != 1:
+        return None
+    (pick,) = picks
+    readers = [step for step in description if ["@", pick["name"]] in step["args"]]
+    if any(step.get("type") != "Linear" for step in readers):
+        return None
+    named = {step["module"] for step in readers}
+    if any(step.get("module") in named and step not in readers for step in description):
+        return None
+    modules = {s["module"]: model.get_submodule(s["module"]) for s in description if s["op"] == "module"}
+    select = modules.pop(pick["module"])
+    assert isinstance(select, Select)
+    for name in named:
+        small = modules[name]
+        assert isinstance(small, nn.Linear)
+        options = {"device": small.weight.device, "dtype": small.weight.dtype}
+        wide = nn.Linear(inputs, small.out_features, bias=small.bias is not None, **options)
+        with torch.no_grad():
+            wide.weight.zero_()[:, select.index] = small.weight
+            if small.bias is not None:
+                wide.bias.copy_(small.bias)
+        modules[name] = wide
+    source = pick["args"][0]
+    steps = []
+    for step in description:
+        if step is not pick:
+            args = [source if a == ["@", pick["name"]] else a for a in step["args"]]
+            steps.append({**step, "args": args})
+    return graph_module(steps, modules).eval()

@@ -24,15 +24,16 @@ from .. import machine
 from ..errors import FileFormatError, InputError
 from ..io.atomic import atomic_write
 from ..nn import SparseLinear
+from .ops import Select
 
-Format = Literal["dense", "csr", "ell", "block"]
+Format = Literal["dense", "csr", "ell", "block", "select"]
 FORMATS: tuple[Format, ...] = ("dense", "csr")
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A layer to be timed: `nnz` weights of inputs × outputs."""
+    """A layer to be timed: `nnz` weights of inputs × outputs. "select" takes `outputs` of the `inputs` columns."""
 
     inputs: int
     outputs: int
@@ -51,6 +52,8 @@ class Timed:
 def make_layer(shape: Shape, device: str) -> nn.Module:
     """A layer with ReLU of that shape, random weights, zeros in random places."""
     generator = torch.Generator().manual_seed(0)
+    if shape.format == "select":
+        return Select(torch.randperm(shape.inputs, generator=generator)[: shape.outputs].sort()[0]).to(device)
     weight = torch.randn(shape.outputs, shape.inputs, generator=generator)
     layer = nn.Linear(shape.inputs, shape.outputs)
     with torch.no_grad():
@@ -105,12 +108,14 @@ WIDTHS = (1, 4, 10, 16, 32, 64, 100, 160, 256, 300, 400, 512, 784, 1024, 1500, 2
 
 
 def grid(limit: int = 1024, *, shapes: int = 60, formats: Sequence[Format] = FORMATS, seed: int = 0) -> list[Shape]:
-    """Shapes to measure: `shapes` pairs of widths up to `limit`, dense, and as many at random densities in CSR."""
+    """Shapes to measure: `shapes` pairs of widths up to `limit`, dense, and as many at random densities in CSR; and
+    selections of inputs."""
     rng = np.random.default_rng(seed)
     widths = [width for width in WIDTHS if width <= limit]
     pairs = [(a, b) for a in widths for b in widths]
     chosen = [pairs[k] for k in sorted(rng.choice(len(pairs), min(shapes, len(pairs)), replace=False))]
     found = [Shape(a, b, a * b) for a, b in chosen]
+    found += [Shape(1024, k, k, "select") for k in (8, 32, 100, 200, 400, 600, 800, 1000)]
     if "csr" in formats:
         for a, b in chosen:
             density = float(10 ** rng.uniform(-2, 0))
@@ -156,7 +161,7 @@ class LatencyModel:
 
     def __post_init__(self) -> None:
         fits = {}
-        for form in FORMATS:
+        for form in (*FORMATS, "select"):
             rows = [t for t in self.table if t.shape.format == form]
             if rows:
                 basis = np.stack([_basis(t.shape.inputs, t.shape.outputs, t.shape.nnz, form) for t in rows])
@@ -168,7 +173,8 @@ class LatencyModel:
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        return tuple(self._fits)  # pyright: ignore[reportAttributeAccessIssue]
+        fits = self._fits  # pyright: ignore[reportAttributeAccessIssue]
+        return tuple(form for form in fits if form != "select")
 
     def layer(self, inputs: float, outputs: float, nnz: float | None = None, form: Format = "dense") -> float:
         """T̂ of a layer in milliseconds. Widths and non-zeros may be fractional. `nnz` is that of a CSR layer."""
@@ -177,6 +183,11 @@ class LatencyModel:
             raise InputError(f"Expected a format that was measured ({', '.join(fits)}), got {form!r}.")
         nnz = inputs * outputs if nnz is None else nnz
         return float(_basis(inputs, outputs, nnz, form) @ fits[form])
+
+    def select(self, columns: float) -> float:
+        """T̂ of picking so many columns of an input, in milliseconds; 0 where that wasn't measured."""
+        fits = self._fits  # pyright: ignore[reportAttributeAccessIssue]
+        return float(_basis(columns, columns, columns, "select") @ fits["select"]) if "select" in fits else 0.0
 
     def best(self, inputs: int, outputs: int, nnz: int) -> tuple[Format, float]:
         """The format with the least T̂, and that."""
@@ -207,7 +218,7 @@ class LatencyModel:
         """The negative control: the same times dealt out to the shapes of their format at random."""
         rng = np.random.default_rng(seed)
         table: list[Timed] = []
-        for form in self.formats:
+        for form in (*self.formats, "select"):
             rows = [t for t in self.table if t.shape.format == form]
             order = rng.permutation(len(rows))
             table += [Timed(rows[k].shape, rows[j].ms) for k, j in enumerate(order)]
@@ -282,6 +293,8 @@ def latency_model(
 
 def _basis(inputs: float, outputs: float, nnz: float, form: Format) -> np.ndarray:
     """Non-decreasing functions of a layer's shape; the saturating ones stand for weights that outgrow a cache."""
+    if form == "select":
+        return np.array([1.0, outputs, outputs**0.5])
     work = inputs * outputs if form == "dense" else nnz
     grown = [work * work / (work + 2.0**k) for k in (13, 16, 19, 22)]
     return np.array(

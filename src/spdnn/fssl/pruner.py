@@ -249,7 +249,7 @@ class Pruner:
             budget = float(np.floor(budget + 1e-6))
         importance = {}
         for k in self.prunable():
-            values = self.importance[k][at].sqrt().double().cpu().numpy()
+            values = self.importance[k][at].double().cpu().numpy()
             importance[k] = np.where(self.alive[k][at].cpu().numpy(), values, np.nan)
         for k, gone in knapsack(goal.cost, counts, importance, budget).items():
             if gone.any():

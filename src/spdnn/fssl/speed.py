@@ -13,21 +13,24 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..errors import SpdnnError
 from ..features import Features
 from .convert import to_sparse_network
-from .formats import fastest_formats
+from .formats import fastest_formats, reading_all
 from .latency import measure
 
 
 @dataclass(frozen=True)
 class Speed:
-    """`ms` with the best engine, `engine`; `all`: those of each that ran. `formats` of the layers, where chosen."""
+    """`ms` with the best engine, `engine`; `all`: those of each that ran. `formats` of the layers, where chosen.
+
+    skipped : why an engine didn't run.
+    """
 
     ms: float
     engine: str
     all: dict[str, float]
     formats: dict[str, str]
+    skipped: dict[str, str]
 
 
 def fastest(
@@ -35,29 +38,34 @@ def fastest(
 ) -> Speed:
     """Time a network on the device `x` lies on, for this batch, with every engine; the median of `rounds` counts.
 
-    Engines: `torch`; `torch-traced` (TorchScript, frozen) on the CPU, `torch-graph` (CUDA graph) on a GPU; the same
-    with each layer in its fastest format (`…-formats`, for compact networks with zeros); spdnn's own for chains.
+    Engines: `torch`; `torch-traced` (TorchScript, frozen) on the CPU, `torch-graph` (CUDA graph) on a GPU; of compact
+    networks also those that read the whole input rather than pick features (`…-whole`), and with each layer in its
+    fastest format where there are zeros (`…-formats`); spdnn's own for chains.
     Rounds go over all engines in turn, so that a slow spell falls on all.
     """
     model = model.to(x.device).eval()
     candidates: dict[str, Callable[[], float]] = {}
     formats: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     with torch.inference_mode():
         _add_torch(candidates, "", model, x, seconds)
         layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        whole = reading_all(model, x[0].numel()) if isinstance(model, fx.GraphModule) else None
+        if whole is not None:
+            _add_torch(candidates, "-whole", whole, x, seconds)
         if isinstance(model, fx.GraphModule) and any(not bool((m.weight != 0).all()) for m in layers):
             shaped, formats = fastest_formats(model, x)
             if set(formats.values()) != {"dense"}:
                 _add_torch(candidates, "-formats", shaped, x, seconds)
     if own_engines:
-        _add_own(candidates, model, x, seconds)
+        _add_own(candidates, skipped, model, x, seconds)
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in list(candidates.items()):
             times[name].append(run())
     found = {name: statistics.median(values) for name, values in times.items()}
     best = min(found, key=found.__getitem__)
-    return Speed(found[best], best, found, formats)
+    return Speed(found[best], best, found, formats, skipped)
 
 
 def _add_torch(
@@ -87,26 +95,35 @@ def _recorded(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
     return graph.replay
 
 
-def _add_own(candidates: dict[str, Callable[[], float]], model: nn.Module, x: torch.Tensor, seconds: float) -> None:
+def _add_own(
+    candidates: dict[str, Callable[[], float]],
+    skipped: dict[str, str],
+    model: nn.Module,
+    x: torch.Tensor,
+    seconds: float,
+) -> None:
     from .. import engine
 
     names = ("cuda", "cusparse") if x.device.type == "cuda" else ("numba",)
     rows = x.flatten(1).cpu().numpy()
     for name in names:
-        with contextlib.suppress(SpdnnError, ImportError, RuntimeError, MemoryError):
+        try:
             network = to_sparse_network(model, inputs=rows.shape[1])
             threads = None if x.device.type == "cuda" else torch.get_num_threads()
             plan = engine.prepare(network, rows=len(rows), engine=name, compact=False, merge=False, threads=threads)
             loaded = plan.load(Features.from_dense(rows))
             plan.run(loaded)
+        except Exception as error:
+            skipped[f"spdnn-{name}"] = f"{type(error).__name__}: {error}"[:200]
+            continue
 
-            def run(plan: engine.Plan = plan, loaded: Any = loaded) -> float:
-                start, times = time.perf_counter(), []
-                while len(times) < 5 or time.perf_counter() - start < seconds:
-                    times.append(plan.run(loaded).seconds * 1e3)
-                return statistics.median(times)
+        def run(plan: engine.Plan = plan, loaded: Any = loaded) -> float:
+            start, times = time.perf_counter(), []
+            while len(times) < 5 or time.perf_counter() - start < seconds:
+                times.append(plan.run(loaded).seconds * 1e3)
+            return statistics.median(times)
 
-            candidates[f"spdnn-{name}"] = run
+        candidates[f"spdnn-{name}"] = run
 
 
 @contextlib.contextmanager

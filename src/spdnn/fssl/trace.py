@@ -68,7 +68,8 @@ class Ref:
 class ChannelGraph:
     """What tracing found. `modules` holds the network's own modules under their names; they are not copied.
 
-    `selected`, once input features have been left out in place: those the first layers still read.
+    `selected`, once input features have been left out in place: those the first layers still read. `inputs`: how many
+    there were.
     """
 
     steps: tuple[Step, ...]
@@ -78,6 +79,10 @@ class ChannelGraph:
     input_space: int
     selected: torch.Tensor | None = None
     hooks: list[RemovableHandle] = field(default_factory=list)
+    inputs: int = 0
+
+    def __post_init__(self) -> None:
+        self.inputs = self.inputs or self.spaces[self.input_space].size
 
     def readers(self, space: int) -> list[Layer]:
         return [layer for layer in self.layers.values() if layer.reads == space]

@@ -1,0 +1,418 @@
+"""All FSSL experiments on MNIST, five seeds each, on one GPU: train fleets, compact, test, time, record.
+
+    SPDNN_DATA=… PYTHONPATH=src python benchmarks/fssl_campaign.py --device cuda --output results
+
+writes one JSON file per experiment, a list of flat records each, and prints mean ± sd as it goes. `--tune` instead
+trains one seed of many settings and ranks them by the held-out images; the test set isn't looked at. `--small` is a
+miniature of everything for a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spdnn import machine
+from spdnn.errors import InputError
+from spdnn.fssl import Latency, LatencyModel, Schedule, Sparsity, facts_of, latency_model
+from spdnn.fssl.latency import grid, measure_shapes, unseen
+from spdnn.fssl.speed import fastest
+from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, dense_network, load_images, radix_network
+from spdnn.fssl.training.fleets import Found, train_fleet
+from spdnn.fssl.training.loop import Teacher, accuracy
+from spdnn.fssl.training.rivals import drawn_anew
+from spdnn.fssl.training.runs import record_of, train_teacher
+from spdnn.record import write_json
+
+BUDGET = {"97.6": 0.976, "98.85": 0.9885, "9560": 1 - 9560 / 266200}
+
+
+@dataclass
+class Setting:
+    """How much of everything. `targets`: (device, batch) that latency is tuned for and measured on."""
+
+    device: str
+    seeds: list[int]
+    epochs: dict[str, int]
+    batch: int = 128
+    wide: int = 4096
+    wide_batch: int = 256
+    teacher_hidden: tuple[int, ...] = (1200, 1200)
+    teachers: int = 5
+    targets: list[tuple[str, int]] = field(default_factory=lambda: [("cpu", 1), ("cpu", 128)])
+    augment: float = 0.5
+    fade: float = 0.1
+    distill: float = 0.5
+    temperature: float = 2.0
+    rate: float = 2e-3
+    shapes: int = 60
+    seconds: float = 0.02
+    wide_ratio: float = 0.05
+
+    def recipe(self, name: str, **changes: Any) -> Recipe:
+        changed = Augmentation().scaled(self.augment)
+        options: dict[str, Any] = {
+            "epochs": self.epochs[name],
+            "batch": self.batch,
+            "rate": self.rate,
+            "distill": self.distill,
+            "temperature": self.temperature,
+            "augmentation": replace(changed, fade=self.fade, share=1 if self.device == "cuda" else 4),
+        }
+        return Recipe(**{**options, **changes})
+
+
+def l300_jobs(schedule: Schedule) -> list[Job]:
+    """784-300-100-10: FSSL and what it is compared with, at the sparsities others have published."""
+    structured = replace(schedule, weights_end=0.6)
+    jobs = [Job(method="dense")]
+    for key in ("97.6", "98.85"):
+        jobs.append(Job(target=Sparsity(BUDGET[key], groups=0.5), schedule=schedule))
+        jobs.append(Job(method="magnitude", target=Sparsity(BUDGET[key]), schedule=schedule))
+    jobs.append(Job(target=Sparsity(BUDGET["9560"], structured=True), schedule=structured))
+    jobs.append(Job(method="lasso", target=Sparsity(BUDGET["9560"], structured=True), schedule=structured))
+    return jobs
+
+
+def time_jobs(
+    hidden: tuple[int, ...], target: tuple[str, int], ratios: Sequence[float], schedule: Schedule
+) -> list[Job]:
+    """Curves of accuracy against time: the time term on, off, with multiplications, with a shuffled table."""
+    options: dict[str, Any] = {"hidden": hidden, "target_device": target[0], "target_batch": target[1]}
+    methods = ("fssl", "lasso", "flops", "shuffled")
+    return [Job(method=m, target=Latency(r), schedule=schedule, **options) for r in ratios for m in methods]
+
+
+class Campaign:
+    def __init__(self, setting: Setting, data: ImageData, output: Path):
+        self.setting, self.output = setting, output
+        self.data = data.to(setting.device)
+        self.started = time.perf_counter()
+        self.models: dict[tuple[str, int], LatencyModel] = {}
+        self.teacher: Teacher | None = None
+
+    def say(self, text: str) -> None:
+        print(f"[{time.perf_counter() - self.started:6.1f} s] {text}", flush=True)
+
+    def latency(self, device: str, batch: int, widest: int) -> LatencyModel:
+        key = (f"{device}-{widest}", batch)
+        if key not in self.models:
+            shapes = grid(widest, shapes=self.setting.shapes) if self.setting.shapes < 60 else None
+            self.models[key] = latency_model(device, batch=batch, limit=widest, shapes=shapes)
+            self.say(f"latency of {device}, batch {batch}, up to {widest} wide: measured")
+        return self.models[key]
+
+    def latency_check(self, *, widest: int = 1024) -> None:
+        """How well shapes that weren't in the table are predicted."""
+        records = []
+        for device, batch in self.setting.targets:
+            model = self.latency(device, batch, widest)
+            rounds = {"rounds": 2, "seconds": self.setting.seconds}
+            found = model.agreement(measure_shapes(unseen(widest), batch=batch, device=device, **rounds))
+            again = model.agreement(
+                measure_shapes([t.shape for t in model.table], batch=batch, device=device, **rounds)
+            )
+            records.append({"kind": "latency-model", "device": device, "batch": batch, "widest": widest, **found})
+            records[-1] |= {"table_error": again["mean_error"], **dict(model.facts), **machine.hardware()}
+            self.say(
+                f"latency model {device} {batch}: Spearman {found['spearman']:.3f}, error {found['mean_error']:.1%}"
+            )
+        self.write("latency-model", records)
+
+    def train_teacher(self) -> None:
+        setting = self.setting
+        changed = replace(Augmentation(), share=1 if setting.device == "cuda" else 4)
+        recipe = Recipe(
+            epochs=setting.epochs["teacher"],
+            batch=256,
+            augmentation=changed,
+            temperature=setting.temperature,
+            rate=1e-3,
+        )
+        seeds = [1000 + k for k in range(setting.teachers)]
+        self.teacher = train_teacher(self.data, setting.teacher_hidden, recipe, seeds=seeds, graphs=True)
+        images, labels = self.data.held_out
+        answers = torch.cat([self.teacher(x[None].float() / 255)[0] for x in images.split(1000)])
+        right = float((answers.argmax(-1) == labels).double().mean())
+        self.say(f"{setting.teachers} teachers: {100 * right:.2f}% held out")
+
+    def fleet(
+        self,
+        name: str,
+        jobs: Sequence[Job],
+        *,
+        data: ImageData | None = None,
+        recipe: Recipe | None = None,
+        **options: Any,
+    ) -> list[Found]:
+        data = data or self.data
+        recipe = recipe or self.setting.recipe(name)
+        models = []
+        for job in jobs:
+            timed = isinstance(job.target, Latency)
+            widest = max(data.inputs, *job.hidden, 1024)
+            models.append(self.latency(job.target_device, job.target_batch, widest) if timed else None)
+        hidden = jobs[0].hidden
+        options.setdefault("build", lambda seed: dense_network([data.inputs, *hidden, data.classes], seed=seed))
+        found = train_fleet(
+            jobs,
+            data,
+            seeds=self.setting.seeds,
+            recipe=recipe,
+            latency=models,
+            teacher=self.teacher if recipe.distill else None,
+            **options,
+        )
+        self.say(f"{name}: trained {len(found)} networks")
+        return found
+
+    def record(
+        self,
+        name: str,
+        found: Sequence[Found],
+        dense_weights: int,
+        *,
+        data: ImageData | None = None,
+        timed: Callable[[Found], bool] = lambda f: f.job.seed <= 5,
+        targets: Sequence[tuple[str, int]] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Test, time and write down; `latency_ms` is that on the job's own target, `latency_DEVICE_BATCH_ms` all."""
+        data = data or self.data
+        records = []
+        for k, one in enumerate(found):
+            record = record_of(one.model, one.job, data, dense_weights=dense_weights, seconds=one.seconds, timed=False)
+            record["matmul_precision"] = torch.get_float32_matmul_precision()
+            record["experiment"], record["label"] = name, labels[k] if labels else one.job.name(data).rsplit("-", 1)[0]
+            if timed(one):
+                for device, batch in targets if targets is not None else self.setting.targets:
+                    x = torch.rand(batch, *data.side, device=device)
+                    speed = fastest(one.model, x, rounds=3, seconds=self.setting.seconds)
+                    key = f"{device}_{batch}"
+                    record |= {f"latency_{key}_ms": speed.ms, f"latency_{key}_engine": speed.engine}
+                    record |= {f"latency_{key}_all_ms": speed.all, f"latency_{key}_skipped": speed.skipped or None}
+                    if (device, batch) == (one.job.target_device, one.job.target_batch):
+                        record |= {"latency_ms": speed.ms, "latency_engine": speed.engine}
+                one.model.to(self.setting.device)
+            records.append(record)
+        self.write(name, records)
+        self.summary(records)
+        return records
+
+    def write(self, name: str, records: list[dict[str, Any]]) -> None:
+        write_json(records, self.output / f"fssl-{name}.json")
+
+    def summary(self, records: list[dict[str, Any]]) -> None:
+        for label in dict.fromkeys(r["label"] for r in records):
+            rows = [r for r in records if r["label"] == label]
+            text = [f"{label:58s} test {_mean([r['test_accuracy'] for r in rows])} %"]
+            text.append(f"held out {_mean([r['held_out_accuracy'] for r in rows])} %")
+            text.append(f"weights {statistics.mean(r['weights'] for r in rows):.0f}")
+            text.append(f"removed {min(r['weights_removed'] for r in rows):.4f}")
+            text.append(rows[0]["architecture"])
+            for key in rows[0]:
+                if key.startswith("latency_") and key.endswith("_ms") and not key.endswith("all_ms"):
+                    values = [r[key] for r in rows if key in r]
+                    text.append(f"{key[8:-3]} {statistics.mean(values) * 1e3:.1f} µs")
+            print("  " + "  ".join(text), flush=True)
+
+    def l300(self) -> None:
+        jobs = l300_jobs(Schedule(regrow=0.1))
+        found = self.fleet("l300", jobs)
+        self.record("l300", found, 266200)
+        seeds = len(self.setting.seeds)
+        for job, first in zip(jobs, found[::seeds], strict=True):
+            if job.method == "fssl" and isinstance(job.target, Sparsity) and job.target.structured:
+                self.scratch("l300-scratch", first)
+
+    def scratch(self, name: str, like: Found) -> None:
+        """The small architecture of the first seed, trained from new random weights, one seed after the other."""
+        from spdnn.fssl.training import Trainer
+
+        recipe = self.setting.recipe("l300")
+        found = []
+        for seed in self.setting.seeds:
+            model = drawn_anew(_copy(like.model), seed=seed).to(self.setting.device)
+            teacher = self.teacher if recipe.distill else None
+            trainer = Trainer(model, self.data, recipe, seeds=[seed], teacher=teacher, graphs=True)
+            for _ in range(recipe.epochs):
+                trainer.epoch()
+            job = replace(like.job, method="scratch", target=None, like="fssl", seed=seed)
+            found.append(Found(job, model.eval(), 0.0))
+        self.record(name, found, 266200)
+
+    def m500(self) -> None:
+        jobs = [Job(method="dense", hidden=(500, 300))]
+        for removed in (0.97, 0.98):
+            jobs.append(Job(hidden=(500, 300), target=Sparsity(removed, groups=0.5), schedule=Schedule(regrow=0.1)))
+        self.record("m500", self.fleet("m500", jobs), 545000, targets=[])
+
+    def radix(self) -> None:
+        data = self.data.padded(32)
+        jobs = [Job(method="dense", hidden=(), radix=2)]
+        for removed in (0.9, 0.95):
+            jobs.append(Job(hidden=(), radix=2, target=Sparsity(removed, groups=0.5), schedule=Schedule()))
+        build = lambda seed: radix_network(2, seed=seed)  # noqa: E731
+        found = self.fleet("radix", jobs, data=data, build=build, keep_zeros=True)
+        self.record("radix", found, 2 * 32768 + 10240, data=data, targets=[])
+
+    def times(self) -> None:
+        """The time term on and off, and the controls, on 784-300-100-10 at CPU batch 128."""
+        ratios = (0.5, 0.35, 0.25, 0.18) if self.setting.epochs["times"] > 2 else (0.6,)
+        jobs = []
+        for target in [t for t in self.setting.targets if t == ("cpu", 128)]:
+            jobs += time_jobs((300, 100), target, ratios, Schedule(weights_end=0.6))
+        labels = [f"{j.method}-{_budget(j)}" for j in jobs for _ in self.setting.seeds]
+        self.record("times", self.fleet("times", jobs), 266200, labels=labels)
+
+    def times_gpu(self) -> None:
+        """The same for the GPU's target, on 784-1024-1024-10, where time is not in proportion to weights."""
+        width = 1024 if self.setting.epochs["times"] > 2 else 64
+        target = self.setting.targets[-1]
+        schedule = Schedule(weights_end=0.6)
+        ratios = (0.4, 0.25, 0.15) if self.setting.epochs["times"] > 2 else (0.9,)
+        jobs = time_jobs((width, width), target, ratios, schedule)
+        labels = [f"{j.method}-{_budget(j)}" for j in jobs for _ in self.setting.seeds]
+        recipe = self.setting.recipe("times", batch=self.setting.wide_batch, rate=1e-3)
+        recipe = replace(recipe, epochs=self.setting.epochs["wide"])
+        dense = 784 * width + width * width + width * 10
+        self.record("times-gpu", self.fleet("times_gpu", jobs, recipe=recipe), dense, labels=labels, targets=[target])
+
+    def wide(self) -> None:
+        """Two wide hidden layers: magnitude pruning and FSSL at equal sparsity, and FSSL tuned for every target."""
+        hidden = (self.setting.wide,) * 2
+        dense = 784 * hidden[0] + hidden[0] * hidden[1] + hidden[1] * 10
+        removed = 0.976
+        schedule = Schedule(every=50)
+        jobs = [
+            Job(method="magnitude", hidden=hidden, target=Sparsity(removed), schedule=schedule),
+            Job(hidden=hidden, target=Sparsity(removed, structured=True), schedule=schedule),
+        ]
+        for device, batch in self.setting.targets:
+            target: dict[str, Any] = {"hidden": hidden, "target_device": device, "target_batch": batch}
+            jobs.append(Job(target=Latency(self.setting.wide_ratio), schedule=schedule, **target))
+        recipe = self.setting.recipe("wide", batch=self.setting.wide_batch, rate=1e-3)
+        found = []
+        for job in jobs:  # one after the other: five stacked networks of this width fill a GPU
+            found += self.fleet("wide", [job], recipe=recipe)
+            if self.setting.device == "cuda":
+                torch.cuda.empty_cache()
+        labels = [f"{f.job.method}-{_budget(f.job)}-{f.job.target_device}{f.job.target_batch}" for f in found]
+        self.record("wide", found, dense, labels=labels, timed=lambda f: f.job.seed == self.setting.seeds[0])
+
+    def tune(self) -> None:
+        """One seed of many settings, ranked by the held-out images."""
+        rows: list[tuple[float, str]] = []
+        kinds = {
+            "97.6": dict(removed=BUDGET["97.6"]),
+            "98.85": dict(removed=BUDGET["98.85"]),
+            "9560": dict(removed=BUDGET["9560"], structured=True),
+        }
+        for augment in (0.25, 0.5, 1.0):
+            for distill in (0.0, 0.5, 0.9):
+                changed = replace(Augmentation().scaled(augment), fade=self.setting.fade, share=1)
+                recipe = self.setting.recipe("tune", distill=distill, augmentation=changed)
+                jobs, labels = [], []
+                for key, options in kinds.items():
+                    for groups in (0.2, 0.5, 0.8) if key != "9560" else (1.0,):
+                        for regrow in (0.0, 0.2) if key != "9560" else (0.0,):
+                            for penalty in (0.0, 0.02, 0.1):
+                                for end in (0.5, 0.7):
+                                    schedule = Schedule(
+                                        groups_end=0.3, weights_end=end, penalty=penalty, regrow=regrow, every=200
+                                    )
+                                    target = Sparsity(groups=groups, **options)
+                                    jobs.append(Job(target=target, schedule=schedule))
+                                    labels.append(
+                                        f"{key} augment {augment} distill {distill} groups {groups} regrow {regrow} "
+                                        f"penalty {penalty} end {end}"
+                                    )
+                with contextlib.suppress(InputError):
+                    for label, one in zip(labels, self.fleet("tune", jobs, recipe=recipe), strict=True):
+                        rows.append((accuracy(one.model, *self.data.held_out)[0], label))
+                        facts = facts_of(one.model, 266200)
+                        rows[-1] = (rows[-1][0], f"{label}  {facts['architecture']} {facts['weights']}")
+                for key in kinds:
+                    best = sorted((r for r in rows if r[1].startswith(f"{key} ")), reverse=True)[:5]
+                    print("\n".join(f"  {score:.2f}  {label}" for score, label in best), flush=True)
+        write_json(
+            [{"held_out_accuracy": s, "setting": t} for s, t in sorted(rows, reverse=True)], self.output / "tune.json"
+        )
+
+
+def _copy(model: Any) -> Any:
+    import copy
+
+    return copy.deepcopy(model)
+
+
+def _budget(job: Job) -> str:
+    return (
+        f"time{job.target.ratio:g}" if isinstance(job.target, Latency) else f"{getattr(job.target, 'removed', 0):.3g}"
+    )
+
+
+def _mean(values: list[float]) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+
+
+PARTS = ("latency_check", "l300", "m500", "radix", "times", "times_gpu", "wide")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, as in l300,wide")
+    parser.add_argument("--epochs", type=int, help="of l300, m500, radix and times", default=100)
+    parser.add_argument("--wide-epochs", type=int, default=20)
+    parser.add_argument("--augment", type=float, default=0.5)
+    parser.add_argument("--distill", type=float, default=0.5)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--small", action="store_true", help="a miniature for a CPU")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    epochs = dict.fromkeys(("l300", "m500", "radix", "times", "tune"), given.epochs)
+    epochs |= {"teacher": 40, "wide": given.wide_epochs}
+    setting = Setting(given.device, list(range(1, given.seeds + 1)), epochs)
+    setting.augment, setting.distill, setting.rate = given.augment, given.distill, given.rate
+    data = load_images(given.data)
+    if given.device == "cuda":
+        setting.targets.append(("cuda", 60000))
+    if given.small:
+        data = data.first(400)
+        setting = Setting(given.device, [1, 2], dict.fromkeys((*epochs, "teacher", "wide"), 2), wide=128, teachers=2)
+        setting.batch = setting.wide_batch = 20
+        setting.wide_ratio = 0.8
+        setting.teacher_hidden, setting.seconds, setting.shapes = (32,), 0.002, 12
+        setting.targets = [("cpu", 1), ("cpu", 128)]
+    campaign = Campaign(setting, data, given.output)
+    if setting.distill:
+        campaign.train_teacher()
+    if given.tune:
+        campaign.setting.seeds = [1]
+        campaign.tune()
+        return
+    for part in given.only.split(","):
+        if part not in PARTS:
+            parser.error(f"expected parts among {', '.join(PARTS)}, got {part!r}")
+        getattr(campaign, part)()
+    campaign.say("done")
+
+
+if __name__ == "__main__":
+    main()

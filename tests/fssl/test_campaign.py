@@ -1,0 +1,41 @@
+"""The campaign and the example run; the campaign in miniature."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_campaign_leaves_flat_records(tmp_path) -> None:
+    script = ROOT / "benchmarks" / "fssl_campaign.py"
+    options = ["--device", "cpu", "--small", "--data", "digits", "--only", "l300,wide", "--output", str(tmp_path)]
+    environment = os.environ | {"SPDNN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, str(script), *options], env=environment, check=True, capture_output=True)
+    records = json.loads((tmp_path / "fssl-l300.json").read_text())
+    assert {r["method"] for r in records} == {"dense", "fssl", "magnitude", "lasso"}
+    keys = "method dataset network architecture seed weights_removed test_accuracy latency_ms device batch"
+    assert all(set(keys.split()) <= set(record) for record in records)
+    assert (tmp_path / "fssl-wide.json").exists()
+
+
+def test_the_example_runs(tmp_path) -> None:
+    source = (ROOT / "examples" / "compact_network.py").read_text()
+    quick = (
+        source.replace("12000", "1200")
+        .replace("10000", "1000")
+        .replace("EPOCHS, BATCH = 8, 128", "EPOCHS, BATCH = 3, 50")
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", quick],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "gives the same answers: True" in found.stdout
