@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import stats
 
 from spdnn import machine
 from spdnn.errors import InputError
-from spdnn.fssl import Latency, LatencyModel, Schedule, Sparsity, facts_of, latency_model
+from spdnn.fssl import FSSL, Latency, LatencyModel, Schedule, Sparsity, facts_of, latency_model
 from spdnn.fssl.latency import grid, measure_shapes, unseen
 from spdnn.fssl.speed import fastest
-from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, dense_network, load_images, radix_network
+from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, train_fleet
 from spdnn.fssl.training.loop import Teacher, accuracy
 from spdnn.fssl.training.rivals import drawn_anew
@@ -41,7 +44,7 @@ class Setting:
 
     device: str
     seeds: list[int]
-    epochs: dict[str, int]
+    epochs: Mapping[str, int]
     batch: int = 128
     wide: int = 4096
     wide_batch: int = 256
@@ -195,7 +198,8 @@ class Campaign:
             if timed(one):
                 for device, batch in targets if targets is not None else self.setting.targets:
                     x = torch.rand(batch, *data.side, device=device)
-                    speed = fastest(one.model, x, rounds=3, seconds=self.setting.seconds)
+                    own = device == "cpu" or name == "wide"
+                    speed = fastest(one.model, x, rounds=3, seconds=self.setting.seconds, own_engines=own)
                     key = f"{device}_{batch}"
                     record |= {f"latency_{key}_ms": speed.ms, f"latency_{key}_engine": speed.engine}
                     record |= {f"latency_{key}_all_ms": speed.all, f"latency_{key}_skipped": speed.skipped or None}
@@ -226,8 +230,9 @@ class Campaign:
 
     def l300(self) -> None:
         jobs = l300_jobs(Schedule(regrow=0.1))
+        cpu = [t for t in self.setting.targets if t[0] == "cpu"]
         found = self.fleet("l300", jobs)
-        self.record("l300", found, 266200)
+        self.record("l300", found, 266200, targets=cpu)
         seeds = len(self.setting.seeds)
         for job, first in zip(jobs, found[::seeds], strict=True):
             if job.method == "fssl" and isinstance(job.target, Sparsity) and job.target.structured:
@@ -235,8 +240,6 @@ class Campaign:
 
     def scratch(self, name: str, like: Found) -> None:
         """The small architecture of the first seed, trained from new random weights, one seed after the other."""
-        from spdnn.fssl.training import Trainer
-
         recipe = self.setting.recipe("l300")
         found = []
         for seed in self.setting.seeds:
@@ -247,7 +250,7 @@ class Campaign:
                 trainer.epoch()
             job = replace(like.job, method="scratch", target=None, like="fssl", seed=seed)
             found.append(Found(job, model.eval(), 0.0))
-        self.record(name, found, 266200)
+        self.record(name, found, 266200, targets=[t for t in self.setting.targets if t[0] == "cpu"])
 
     def m500(self) -> None:
         jobs = [Job(method="dense", hidden=(500, 300))]
@@ -266,12 +269,63 @@ class Campaign:
 
     def times(self) -> None:
         """The time term on and off, and the controls, on 784-300-100-10 at CPU batch 128."""
-        ratios = (0.5, 0.35, 0.25, 0.18) if self.setting.epochs["times"] > 2 else (0.6,)
+        ratios = (0.5, 0.35, 0.25, 0.18) if self.setting.epochs["times"] > 2 else (0.6, 0.4)
         jobs = []
         for target in [t for t in self.setting.targets if t == ("cpu", 128)]:
             jobs += time_jobs((300, 100), target, ratios, Schedule(weights_end=0.6))
         labels = [f"{j.method}-{_budget(j)}" for j in jobs for _ in self.setting.seeds]
-        self.record("times", self.fleet("times", jobs), 266200, labels=labels)
+        self.equal_accuracy(
+            "times", self.record("times", self.fleet("times", jobs), 266200, labels=labels, targets=[("cpu", 128)])
+        )
+
+    def equal_accuracy(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Time of every method against FSSL's at the same accuracy, seed by seed, with a 95% interval of the mean."""
+        rows = []
+        methods = list(dict.fromkeys(r["method"] for r in records))
+        for level in (0.25, 0.5, 0.75):
+            scores = [r["held_out_accuracy"] for r in records]
+            accuracy_level = min(scores) + level * (max(scores) - min(scores))
+            times = {m: [_time_at(records, m, s, accuracy_level) for s in self.setting.seeds] for m in methods}
+            for method in methods[1:]:
+                pairs = [(a, b) for a, b in zip(times["fssl"], times[method], strict=True) if a and b]
+                logs = [math.log(b / a) for a, b in pairs]
+                if len(logs) > 1:
+                    mean, half = statistics.mean(logs), statistics.stdev(logs) * stats.t.ppf(0.975, len(logs) - 1)
+                    half /= len(logs) ** 0.5
+                    found = [math.exp(v) for v in (mean, mean - half, mean + half)]
+                    rows.append({"kind": "equal-accuracy", "accuracy": accuracy_level, "method": method})
+                    rows[-1] |= {"slower_than_fssl": found[0], "low": found[1], "high": found[2], "seeds": len(logs)}
+                    self.say(f"{name}: at {accuracy_level:.2f}% {method} takes {found[0]:.3f}x fssl's time "
+                             f"[{found[1]:.3f}, {found[2]:.3f}]")  # fmt: skip
+        self.write(f"{name}-equal-accuracy", rows)
+
+    def wall(self) -> None:
+        """Seconds of a whole FSSL run against those of training the dense network for the same epochs."""
+        rows = []
+        setting = self.setting
+        for hidden in ((300, 100), (setting.wide, setting.wide)):
+            seconds = {}
+            for kind in ("dense", "fssl"):
+                model = dense_network([self.data.inputs, *hidden, self.data.classes], seed=1).to(setting.device)
+                recipe = setting.recipe(
+                    "wide", epochs=min(3, setting.epochs["wide"]), batch=setting.wide_batch, distill=0.0
+                )
+                steps = recipe.steps(len(self.data.train[0]))
+                pruning = None
+                if kind == "fssl":
+                    example = torch.zeros(1, *self.data.side, device=setting.device)
+                    target = Sparsity(0.976, structured=True)
+                    pruning = FSSL(model, example, target=target, steps=steps, schedule=Schedule().fitting(steps))
+                trainer = Trainer(model, self.data, recipe, pruning=pruning)
+                started = time.perf_counter()
+                while trainer.done < trainer.steps:
+                    trainer.step()
+                float(trainer.loss)
+                seconds[kind] = time.perf_counter() - started
+            rows.append({"kind": "wall", "hidden": list(hidden), "device": setting.device, **seconds})
+            rows[-1] |= {"ratio": seconds["fssl"] / seconds["dense"], "batch": setting.wide_batch, **machine.hardware()}
+            self.say(f"wall time {hidden}: FSSL {seconds['fssl']:.1f} s, dense {seconds['dense']:.1f} s")
+        self.write("wall", rows)
 
     def times_gpu(self) -> None:
         """The same for the GPU's target, on 784-1024-1024-10, where time is not in proportion to weights."""
@@ -284,7 +338,8 @@ class Campaign:
         recipe = self.setting.recipe("times", batch=self.setting.wide_batch, rate=1e-3)
         recipe = replace(recipe, epochs=self.setting.epochs["wide"])
         dense = 784 * width + width * width + width * 10
-        self.record("times-gpu", self.fleet("times_gpu", jobs, recipe=recipe), dense, labels=labels, targets=[target])
+        found = self.fleet("times_gpu", jobs, recipe=recipe)
+        self.equal_accuracy("times-gpu", self.record("times-gpu", found, dense, labels=labels, targets=[target]))
 
     def wide(self) -> None:
         """Two wide hidden layers: magnitude pruning and FSSL at equal sparsity, and FSSL tuned for every target."""
@@ -348,6 +403,19 @@ class Campaign:
         )
 
 
+def _time_at(records: list[dict[str, Any]], method: str, seed: int, accuracy_level: float) -> float | None:
+    """Milliseconds at which a method's curve of one seed reaches an accuracy, between its points; None outside."""
+    points = sorted(
+        (r["held_out_accuracy"], math.log(r["latency_ms"]))
+        for r in records
+        if (r["method"], r["seed"]) == (method, seed)
+    )
+    for (a, x), (b, y) in itertools.pairwise(points):
+        if a <= accuracy_level <= b:
+            return math.exp(x if a == b else x + (y - x) * (accuracy_level - a) / (b - a))
+    return None
+
+
 def _copy(model: Any) -> Any:
     import copy
 
@@ -365,7 +433,7 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 
 
-PARTS = ("latency_check", "l300", "m500", "radix", "times", "times_gpu", "wide")
+PARTS = ("latency_check", "l300", "m500", "radix", "times", "times_gpu", "wall", "wide")
 
 
 def main() -> None:
