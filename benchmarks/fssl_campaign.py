@@ -56,6 +56,9 @@ class Setting:
     distill: float = 0.5
     temperature: float = 2.0
     rate: float = 2e-3
+    groups: float = 0.5
+    schedule: Schedule = field(default_factory=lambda: Schedule(regrow=0.1))
+    structured: Schedule = field(default_factory=lambda: Schedule(weights_end=0.6))
     shapes: int = 60
     seconds: float = 0.02
     wide_ratio: float = 0.05
@@ -73,12 +76,12 @@ class Setting:
         return Recipe(**{**options, **changes})
 
 
-def l300_jobs(schedule: Schedule) -> list[Job]:
+def l300_jobs(setting: Setting) -> list[Job]:
     """784-300-100-10: FSSL and what it is compared with, at the sparsities others have published."""
-    structured = replace(schedule, weights_end=0.6)
+    schedule, structured = setting.schedule, setting.structured
     jobs = [Job(method="dense")]
     for key in ("97.6", "98.85"):
-        jobs.append(Job(target=Sparsity(BUDGET[key], groups=0.5), schedule=schedule))
+        jobs.append(Job(target=Sparsity(BUDGET[key], groups=setting.groups), schedule=schedule))
         jobs.append(Job(method="magnitude", target=Sparsity(BUDGET[key]), schedule=schedule))
     jobs.append(Job(target=Sparsity(BUDGET["9560"], structured=True), schedule=structured))
     jobs.append(Job(method="lasso", target=Sparsity(BUDGET["9560"], structured=True), schedule=structured))
@@ -112,6 +115,9 @@ class Campaign:
             self.models[key] = latency_model(device, batch=batch, limit=widest, shapes=shapes)
             self.say(f"latency of {device}, batch {batch}, up to {widest} wide: measured")
         return self.models[key]
+
+    def sparsity(self, removed: float) -> Sparsity:
+        return Sparsity(removed, groups=self.setting.groups)
 
     def latency_check(self, *, widest: int = 1024) -> None:
         """How well shapes that weren't in the table are predicted."""
@@ -229,7 +235,7 @@ class Campaign:
             print("  " + "  ".join(text), flush=True)
 
     def l300(self) -> None:
-        jobs = l300_jobs(Schedule(regrow=0.1))
+        jobs = l300_jobs(self.setting)
         cpu = [t for t in self.setting.targets if t[0] == "cpu"]
         found = self.fleet("l300", jobs)
         self.record("l300", found, 266200, targets=cpu)
@@ -255,14 +261,14 @@ class Campaign:
     def m500(self) -> None:
         jobs = [Job(method="dense", hidden=(500, 300))]
         for removed in (0.97, 0.98):
-            jobs.append(Job(hidden=(500, 300), target=Sparsity(removed, groups=0.5), schedule=Schedule(regrow=0.1)))
+            jobs.append(Job(hidden=(500, 300), target=self.sparsity(removed), schedule=self.setting.schedule))
         self.record("m500", self.fleet("m500", jobs), 545000, targets=[])
 
     def radix(self) -> None:
         data = self.data.padded(32)
         jobs = [Job(method="dense", hidden=(), radix=2)]
         for removed in (0.9, 0.95):
-            jobs.append(Job(hidden=(), radix=2, target=Sparsity(removed, groups=0.5), schedule=Schedule()))
+            jobs.append(Job(hidden=(), radix=2, target=self.sparsity(removed), schedule=self.setting.schedule))
         build = lambda seed: radix_network(2, seed=seed)  # noqa: E731
         found = self.fleet("radix", jobs, data=data, build=build, keep_zeros=True)
         self.record("radix", found, 2 * 32768 + 10240, data=data, targets=[])
@@ -272,7 +278,7 @@ class Campaign:
         ratios = (0.5, 0.35, 0.25, 0.18) if self.setting.epochs["times"] > 2 else (0.6, 0.4)
         jobs = []
         for target in [t for t in self.setting.targets if t == ("cpu", 128)]:
-            jobs += time_jobs((300, 100), target, ratios, Schedule(weights_end=0.6))
+            jobs += time_jobs((300, 100), target, ratios, self.setting.structured)
         labels = [f"{j.method}-{_budget(j)}" for j in jobs for _ in self.setting.seeds]
         self.equal_accuracy(
             "times", self.record("times", self.fleet("times", jobs), 266200, labels=labels, targets=[("cpu", 128)])
@@ -331,7 +337,7 @@ class Campaign:
         """The same for the GPU's target, on 784-1024-1024-10, where time is not in proportion to weights."""
         width = 1024 if self.setting.epochs["times"] > 2 else 64
         target = self.setting.targets[-1]
-        schedule = Schedule(weights_end=0.6)
+        schedule = self.setting.structured
         ratios = (0.4, 0.25, 0.15) if self.setting.epochs["times"] > 2 else (0.9,)
         jobs = time_jobs((width, width), target, ratios, schedule)
         labels = [f"{j.method}-{_budget(j)}" for j in jobs for _ in self.setting.seeds]
@@ -371,33 +377,33 @@ class Campaign:
             "98.85": dict(removed=BUDGET["98.85"]),
             "9560": dict(removed=BUDGET["9560"], structured=True),
         }
-        for augment in (0.25, 0.5, 1.0):
-            for distill in (0.0, 0.5, 0.9):
-                changed = replace(Augmentation().scaled(augment), fade=self.setting.fade, share=1)
-                recipe = self.setting.recipe("tune", distill=distill, augmentation=changed)
-                jobs, labels = [], []
-                for key, options in kinds.items():
-                    for groups in (0.2, 0.5, 0.8) if key != "9560" else (1.0,):
-                        for regrow in (0.0, 0.2) if key != "9560" else (0.0,):
-                            for penalty in (0.0, 0.02, 0.1):
-                                for end in (0.5, 0.7):
-                                    schedule = Schedule(
-                                        groups_end=0.3, weights_end=end, penalty=penalty, regrow=regrow, every=200
-                                    )
-                                    target = Sparsity(groups=groups, **options)
-                                    jobs.append(Job(target=target, schedule=schedule))
-                                    labels.append(
-                                        f"{key} augment {augment} distill {distill} groups {groups} regrow {regrow} "
-                                        f"penalty {penalty} end {end}"
-                                    )
-                with contextlib.suppress(InputError):
-                    for label, one in zip(labels, self.fleet("tune", jobs, recipe=recipe), strict=True):
-                        rows.append((accuracy(one.model, *self.data.held_out)[0], label))
-                        facts = facts_of(one.model, 266200)
-                        rows[-1] = (rows[-1][0], f"{label}  {facts['architecture']} {facts['weights']}")
-                for key in kinds:
-                    best = sorted((r for r in rows if r[1].startswith(f"{key} ")), reverse=True)[:5]
-                    print("\n".join(f"  {score:.2f}  {label}" for score, label in best), flush=True)
+        for augment, fade, distill in itertools.product((0.1, 0.25, 0.5), (0.1, 0.3), (0.0, 0.7)):
+            changed = replace(Augmentation().scaled(augment), fade=fade, share=1)
+            recipe = self.setting.recipe("tune", distill=distill, augmentation=changed)
+            jobs, labels = [], []
+            for key, options in kinds.items():
+                structured = key == "9560"
+                choices = itertools.product(
+                    (1.0,) if structured else (0.2, 0.5, 0.85),
+                    (0.0,) if structured else (0.0, 0.2),
+                    (0.02, 0.1, 0.3) if structured else (0.02,),
+                    (0.5, 0.7),
+                )
+                for groups, regrow, penalty, end in choices:
+                    schedule = Schedule(groups_end=0.3, weights_end=end, penalty=penalty, regrow=regrow)
+                    jobs.append(Job(target=Sparsity(groups=groups, **options), schedule=schedule))
+                    labels.append(
+                        f"{key} augment {augment} fade {fade} distill {distill} groups {groups} regrow {regrow} "
+                        f"penalty {penalty} end {end}"
+                    )
+            with contextlib.suppress(InputError):
+                for label, one in zip(labels, self.fleet("tune", jobs, recipe=recipe), strict=True):
+                    rows.append((accuracy(one.model, *self.data.held_out)[0], label))
+                    facts = facts_of(one.model, 266200)
+                    rows[-1] = (rows[-1][0], f"{label}  {facts['architecture']} {facts['weights']}")
+            for key in kinds:
+                best = sorted((r for r in rows if r[1].startswith(f"{key} ")), reverse=True)[:5]
+                print("\n".join(f"  {score:.2f}  {label}" for score, label in best), flush=True)
         write_json(
             [{"held_out_accuracy": s, "setting": t} for s, t in sorted(rows, reverse=True)], self.output / "tune.json"
         )
@@ -447,6 +453,11 @@ def main() -> None:
     parser.add_argument("--wide-epochs", type=int, default=20)
     parser.add_argument("--augment", type=float, default=0.5)
     parser.add_argument("--distill", type=float, default=0.5)
+    parser.add_argument("--fade", type=float, default=0.1, help="share of the training at whose end images stay")
+    parser.add_argument("--groups", type=float, default=0.5, help="share removed as neurons and inputs")
+    parser.add_argument("--penalty", type=float, default=0.02)
+    parser.add_argument("--regrow", type=float, default=0.1)
+    parser.add_argument("--end", type=float, default=0.7, help="share of the training after which masks are fixed")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--small", action="store_true", help="a miniature for a CPU")
@@ -458,6 +469,9 @@ def main() -> None:
     epochs |= {"teacher": 40, "wide": given.wide_epochs}
     setting = Setting(given.device, list(range(1, given.seeds + 1)), epochs)
     setting.augment, setting.distill, setting.rate = given.augment, given.distill, given.rate
+    setting.fade, setting.groups = given.fade, given.groups
+    setting.structured = Schedule(penalty=given.penalty, weights_end=given.end, groups_end=min(0.3, given.end))
+    setting.schedule = replace(setting.structured, regrow=given.regrow)
     data = load_images(given.data)
     if given.device == "cuda":
         setting.targets.append(("cuda", 60000))
