@@ -161,6 +161,13 @@ def test_a_cache_with_a_wrong_hash_is_left_as_it_is(spdnn, cache, tmp_path, monk
         assert "Delete it" in said
 
 
+def test_a_misspelt_data_folder_is_said_whatever_the_cache_has(spdnn, cache, tmp_path, monkeypatch):
+    arguments = ("challenge", "--source", "digits", "--rows", 5, "--layers", 1, "--engine", "scipy")
+    assert spdnn(*arguments).status == 0
+    monkeypatch.setenv("SPDNN_DATA", str(tmp_path / "nowhere"))
+    assert "SPDNN_DATA" in refused(spdnn, tmp_path, *arguments)
+
+
 def _cache():
     from spdnn.data.folders import cache_folder
 

@@ -17,7 +17,7 @@ from ..features import Features
 from ..io.atomic import atomic_write
 from ..radixnet import CHALLENGE_NEURONS, CHALLENGE_ROWS
 from . import challenge_gpu, synthetic
-from .folders import cache_folder
+from .folders import cache_folder, user_folder
 from .mnist_files import mnist
 from .pixels import challenge_words
 
@@ -56,6 +56,7 @@ def challenge_features(
         raise InputError(f"Expected 1024, 4096, 16384 or 65536 neurons, got {neurons!r}.")
     if rows is not None and not 0 <= rows <= CHALLENGE_ROWS:
         raise InputError(f"Expected rows in 0..{CHALLENGE_ROWS}, got {rows}.")
+    user_folder()  # a misspelt SPDNN_DATA is said even where the cache has the pixels: it may hold categories too
     if source == "auto":
         try:
             return challenge_features(neurons, source="mnist", rows=rows, cache=cache, progress=progress)
