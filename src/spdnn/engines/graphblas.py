@@ -2,7 +2,7 @@
 
 Rows are kept in one of two forms. Sparse, by row: the Challenge's reference loop, `Y = Y W` over plus-times, the bias
 added to the stored entries, `select` and `min`; hypersparse, so dead rows cost nothing. Full, by column: `C += Y W`
-into a full C, which GraphBLAS computes an order of magnitude faster per value, as rows become its vector lanes.
+into a full C, which GraphBLAS computes several times faster per value, as rows become its vector lanes.
 """
 
 from __future__ import annotations
