@@ -377,7 +377,7 @@ class Campaign:
             "98.85": dict(removed=BUDGET["98.85"]),
             "9560": dict(removed=BUDGET["9560"], structured=True),
         }
-        for augment, fade, distill in itertools.product((0.1, 0.25, 0.5), (0.1, 0.3), (0.0, 0.7)):
+        for augment, fade, distill in itertools.product((0.25, 0.5, 0.8), (0.0, 0.2), (0.0, 0.7)):
             changed = replace(Augmentation().scaled(augment), fade=fade, share=1)
             recipe = self.setting.recipe("tune", distill=distill, augmentation=changed)
             jobs, labels = [], []
