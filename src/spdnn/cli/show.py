@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..challenge import Inputs, Run
+from ..radixnet import CHALLENGE_ROWS
 from ..report import paper
 from . import console as c
 
@@ -28,7 +29,7 @@ def run(out: Console, run: Run, *, record: Path | None = None, profile: bool = F
         out.print()
         out.print(_profile(run))
     cells = paper.cells_of(instance.neurons, instance.layers)
-    if cells and run.seconds and run.rows == 60000:
+    if cells and run.seconds and run.rows == CHALLENGE_ROWS and run.inputs.source == "mnist":
         out.print()
         out.print(_beside(run.seconds, cells))
     out.print()
