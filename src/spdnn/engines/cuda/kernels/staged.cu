@@ -45,7 +45,7 @@ __device__ __forceinline__ void add(const u8* locals, const float* weights, cons
 #pragma unroll
       for (int t = 0; t < TILES; t++) x[n][t] = mine[slot * (PAIR * 32) + t * 32];
     }
-    float w[AT_ONCE * G];
+    alignas(16) float w[AT_ONCE * G];
 #pragma unroll
     for (int i = 0; i < AT_ONCE * G; i += 4) *(float4*)(w + i) = *(const float4*)(weights + base * G + i);
 #pragma unroll
