@@ -19,7 +19,6 @@ import numpy as np
 from ..engine import Engine, Options, Plan
 from ..features import Features
 from ..network import SparseLayer, SparseNetwork
-from ..rows import equal_dense
 from .layerwise import LayerwisePlan
 
 _FULL_FROM = 1 / 3
@@ -246,16 +245,9 @@ class GraphblasPlan(LayerwisePlan):
         return _Rows(taken, True, y.nonnegative)
 
     def _equal(self, y: _Rows) -> np.ndarray:
-        """Rows of different products with a random vector differ; the others are compared value by value."""
-        rows, width = y.matrix.shape
-        first = np.arange(rows)
-        key = self._gb.Vector.from_dense(np.random.default_rng(1).random(width).astype(self._dtype))
+        key = self._gb.Vector.from_dense(np.random.default_rng(1).random(y.matrix.ncols).astype(self._dtype))
         products = y.matrix.mxv(key, self._gb.semiring.plus_times).new().to_dense(fill_value=0)
-        _, inverse, counts = np.unique(products, return_inverse=True, return_counts=True)
-        candidates = np.flatnonzero(counts[inverse] > 1)
-        if candidates.size:
-            first[candidates] = candidates[equal_dense(self._dense(y, candidates))]
-        return first
+        return self._equal_by_products(y, products)
 
     def _sums(self, y: _Rows) -> np.ndarray:
         ones = self._gb.Vector.from_dense(np.ones(y.matrix.ncols))

@@ -18,7 +18,7 @@ from ..engine import Activations, LayerProfile, Loaded, Options, Plan, Progress,
 from ..errors import MemoryLimitError
 from ..features import Features
 from ..network import SparseLayer, SparseNetwork
-from ..rows import RowMap, droppable
+from ..rows import RowMap, droppable, equal_dense
 
 _LEAST_ROWS = 64
 
@@ -76,6 +76,16 @@ class LayerwisePlan(Plan):
     @abstractmethod
     def _dense(self, y: Any, ids: np.ndarray) -> np.ndarray:
         """(len(ids), width): the rows of the given ids."""
+
+    def _equal_by_products(self, y: Any, products: np.ndarray) -> np.ndarray:
+        """`_equal`, given each row's product with one random vector: rows whose products differ differ; the others are
+        compared value by value."""
+        first = np.arange(products.size)
+        _, inverse, counts = np.unique(products, return_inverse=True, return_counts=True)
+        candidates = np.flatnonzero(counts[inverse] > 1)
+        if candidates.size:
+            first[candidates] = candidates[equal_dense(self._dense(y, candidates))]
+        return first
 
     def _free_bytes(self) -> int:
         """Bytes a run may take on the engine's device."""

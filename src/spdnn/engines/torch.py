@@ -20,7 +20,6 @@ from ..engine import Engine, Options, Plan
 from ..errors import InputError, UnavailableError
 from ..features import Features
 from ..network import SparseLayer, SparseNetwork
-from ..rows import equal_dense
 from .layerwise import LayerwisePlan
 
 _DEVICE_SHARE = 0.8
@@ -139,15 +138,8 @@ class TorchPlan(LayerwisePlan):
         return y if ids.size == y.shape[1] else y.index_select(1, self._ids(ids))
 
     def _equal(self, y: Any) -> np.ndarray:
-        """Rows of different products with a random vector differ; the others are compared value by value."""
-        first = np.arange(y.shape[1])
         key = np.random.default_rng(1).random((1, y.shape[0])).astype(self._dtype)
-        products = (self._torch.from_numpy(key).to(self._device) @ y)[0].cpu().numpy()
-        _, inverse, counts = np.unique(products, return_inverse=True, return_counts=True)
-        candidates = np.flatnonzero(counts[inverse] > 1)
-        if candidates.size:
-            first[candidates] = candidates[equal_dense(self._dense(y, candidates))]
-        return first
+        return self._equal_by_products(y, (self._torch.from_numpy(key).to(self._device) @ y)[0].cpu().numpy())
 
     def _sums(self, y: Any) -> np.ndarray:
         return y.sum(0, dtype=self._torch.float64).cpu().numpy()
