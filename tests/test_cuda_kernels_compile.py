@@ -33,7 +33,7 @@ FORMS = {
         ]
     ],
     "few": [{"THREADS": threads, **index} for threads, index in itertools.product((64, 1024), INDEX)],
-    "staged": [{"GROUP": g, "SLOTS": 96, "ENTRIES": 2560, "WEIGHTS": 2560, **INDEX[0]} for g in (1, 8)],
+    "staged": [{"GROUP": g, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0]} for g in (1, 8)],
     "stream": [{"GROUP": group, **index} for group, index in itertools.product((1, 8), INDEX)],
 }
 

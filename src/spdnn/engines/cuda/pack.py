@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError, MemoryLimitError
+from ...errors import MemoryLimitError
 from ...fold import Folder, multiplicity
 from ...groups import input_groups
 from ...machine import usable_cores
@@ -183,7 +182,7 @@ class PackedNetwork:
 
     widths : neurons per level as computed (folded). copies : int64 (outputs computed,), how many original outputs
     each stands for, and expand : which computed output each original one is; None where nothing was folded.
-    levels : depths at which `prefix` may cut the network. chunked : layers are cut into chunks where that pays.
+    chunked : layers are cut into chunks where that pays.
     """
 
     network: SparseNetwork
@@ -197,9 +196,7 @@ class PackedNetwork:
     samples: list[SparseLayer] = field(default_factory=list)  # the first, a middle and the last layer
     expand: np.ndarray | None = None
     streamed: bool = False
-    levels: tuple[int, ...] = ()
     chunked: bool = False
-    expands: dict[int, np.ndarray | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._xp = importlib.import_module("cupy")
@@ -208,11 +205,10 @@ class PackedNetwork:
         self.may_drop = droppable(self.network)
         self._resident: dict[int, PackedLayer] = {}
         self.table = self._xp.zeros(len(self.network) * LAYER.itemsize, self._xp.uint8)
-        self._source: Iterator[tuple[int, SparseLayer, np.ndarray | Chunks, Folder | None]] | None = None
+        self._source: Iterator[tuple[int, SparseLayer, np.ndarray | Chunks]] | None = None
         self.widths.append(self.network.inputs)
         total = 0
-        folder: Folder | None = None
-        for k, layer, form, folder in self._layers():
+        for k, layer, form in self._layers():
             packed = self._pack(k, layer, form)
             if k in (0, len(self.network) // 2, len(self.network) - 1):
                 self.samples.append(layer)
@@ -226,9 +222,6 @@ class PackedNetwork:
                 self._resident.clear()
             if not self.streamed:
                 self._resident[k] = packed
-            if k + 1 in self.levels:
-                self.expands[k + 1] = folder.expand if folder else None
-        self.expand = folder.expand if folder else None
         largest = max(self.layer_bytes)
         if largest > self.limit:
             raise MemoryLimitError(
@@ -269,8 +262,8 @@ class PackedNetwork:
         chunks = chunk_layer(layer, GROUP if self.grouped else 1) if self.chunked else None
         return unit_outputs(layer, self.grouped)[0] if chunks is None else chunks
 
-    def _layers(self) -> Iterator[tuple[int, SparseLayer, np.ndarray | Chunks, Folder | None]]:
-        """(number, layer, folded where asked for, its units or chunks, the folder); the next ones meanwhile."""
+    def _layers(self) -> Iterator[tuple[int, SparseLayer, np.ndarray | Chunks]]:
+        """(number, layer, folded where asked for, its units or chunks); the next ones are made meanwhile."""
         folder = Folder(self.network.inputs) if self.folded else None
         depth = len(self.network)
         ahead = min(16, max(2, usable_cores()))
@@ -289,7 +282,8 @@ class PackedNetwork:
                     layer = folder.fold(layer)
                     form = self._form(layer)
                 assert form is not None
-                yield k, layer, form, folder
+                yield k, layer, form
+        self.expand = folder.expand if folder else None
 
     def _write_table(self, first: int, layers: list[PackedLayer]) -> None:
         records = np.array([layer.record for layer in layers], LAYER).view(np.uint8)
@@ -316,22 +310,7 @@ class PackedNetwork:
         assert self._source is not None
         self._resident.clear()
         for _ in range(first, last):
-            k, layer, form, _ = next(self._source)
+            k, layer, form = next(self._source)
             self._resident[k] = self._pack(k, layer, form)
         self._write_table(first, [self._resident[k] for k in range(first, last)])
         self._xp.cuda.Device().synchronize()
-
-    def prefix(self, network: SparseNetwork) -> PackedNetwork:
-        """The beginning of this network, whose depth is in `levels`, sharing the device's memory with it.
-
-        `network` is the beginning as a network of its own.
-        """
-        depth = len(network)
-        if self.streamed or depth not in self.expands:
-            raise InputError(f"Expected a resident network packed with levels={depth}, got levels {self.levels}.")
-        part = copy.copy(self)
-        part.network, part.may_drop = network, self.may_drop[: depth + 1]
-        part.widths, part.layer_bytes = self.widths[: depth + 1], self.layer_bytes[:depth]
-        part.units_of, part.chunks_of = self.units_of[:depth], self.chunks_of[:depth]
-        part.expand = self.expands[depth]
-        return part

@@ -33,7 +33,6 @@ class CudaPlan(Plan):
         rows: int,
         options: Options,
         *,
-        packed: PackedNetwork | None = None,
         regime: str | None = None,
     ):
         super().__init__(network, rows, options)
@@ -48,8 +47,7 @@ class CudaPlan(Plan):
         with self._device:
             self._stream = self._xp.cuda.Stream(non_blocking=True)
             self._limit = self._room()
-            self._packed: PackedNetwork = packed or self._pack()
-            packed = self._packed
+            self._packed = packed = self._pack()
             self._work_limit = self._limit - (packed.limit if packed.streamed else packed.nbytes)
 
     def _pack(self) -> PackedNetwork:

@@ -41,7 +41,7 @@ class StreamRunner:
         group = max(g for _, g, _ in packed.units_of)
         self._stream = loader.load(PACKAGE, "stream", {"GROUP": group, **index}).get_function("stream")
         self._shared = (MOST_INPUTS + 1) * 2 * TILE * 4 + MOST_WEIGHTS * 4 + MOST_ENTRIES
-        sizes = {"SLOTS": MOST_INPUTS, "ENTRIES": MOST_ENTRIES, "WEIGHTS": MOST_WEIGHTS}
+        sizes = {"SLOTS": MOST_INPUTS, "WEIGHTS": MOST_WEIGHTS}
         self._staged = {}
         for g in {g for (_, g, _), chunked in zip(packed.units_of, packed.chunks_of, strict=True) if chunked}:
             self._staged[g] = loader.load(PACKAGE, "staged", {"GROUP": g, **sizes, **index}).get_function("staged")

@@ -38,9 +38,33 @@ __device__ __forceinline__ u64 step_start(const Layer& layer, u32 unit) {
 }
 __device__ __forceinline__ u32 step_stride(const Layer& layer) { return layer.sliced ? 128 : 8; }
 
-__device__ __forceinline__ float activate(float z, float bias, const Layer& layer) {
+template <class Of>
+__device__ __forceinline__ float activate(float z, float bias, const Of& layer) {
   if (layer.bias_all || z != 0.0f) z += bias;
   return fminf(fmaxf(z, layer.lower), layer.upper);
+}
+
+// The lowest four bits as values of four rows.
+__device__ __forceinline__ float4 four_bits(u32 field) {
+  return make_float4(field & 1 ? 1.0f : 0.0f, field & 2 ? 1.0f : 0.0f, field & 4 ? 1.0f : 0.0f, field & 8 ? 1.0f : 0.0f);
+}
+
+__device__ __forceinline__ void multiply_add(float4& sum, float w, float4 x) {
+  sum.x = fmaf(w, x.x, sum.x);
+  sum.y = fmaf(w, x.y, sum.y);
+  sum.z = fmaf(w, x.z, sum.z);
+  sum.w = fmaf(w, x.w, sum.w);
+}
+
+template <class Of>
+__device__ __forceinline__ float4 activate(float4 z, float bias, const Of& layer) {
+  return make_float4(activate(z.x, bias, layer), activate(z.y, bias, layer), activate(z.z, bias, layer),
+                     activate(z.w, bias, layer));
+}
+
+// A bit for each of four values that is not zero, `apart` bits from one to the next.
+__device__ __forceinline__ u32 alive_bits(float4 y, int apart) {
+  return (y.x != 0.0f) | (y.y != 0.0f) << apart | (y.z != 0.0f) << 2 * apart | (y.w != 0.0f) << 3 * apart;
 }
 
 // The indices of N entries that start at a multiple of N.

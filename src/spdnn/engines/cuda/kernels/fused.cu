@@ -20,15 +20,7 @@ template <bool BITS>
 __device__ __forceinline__ float4 read(const void* in, u32 neuron, int row) {
   const u32 at = neuron * ROWS + row;
   if (!BITS) return *(const float4*)((const float*)in + at);
-  const u32 field = ((const u8*)in)[at >> 3] >> (at & 7);
-  return make_float4(field & 1 ? 1.0f : 0.0f, field & 2 ? 1.0f : 0.0f, field & 4 ? 1.0f : 0.0f, field & 8 ? 1.0f : 0.0f);
-}
-
-__device__ __forceinline__ void multiply_add(float4& sum, float w, float4 x) {
-  sum.x = fmaf(w, x.x, sum.x);
-  sum.y = fmaf(w, x.y, sum.y);
-  sum.z = fmaf(w, x.z, sum.z);
-  sum.w = fmaf(w, x.w, sum.w);
+  return four_bits(((const u8*)in)[at >> 3] >> (at & 7));
 }
 
 // Entries from … to, N at a time, onto the sums of G outputs.
@@ -68,13 +60,8 @@ __device__ __forceinline__ u32 store(const Layer& layer, u32 unit, const float4 
     const float bias = layer.bias ? layer.bias[output] : layer.bias0;
 #pragma unroll
     for (int q = 0; q < QUADS; q++) {
-      float4 y;
-      y.x = activate(sum[g][q].x, bias, layer);
-      y.y = activate(sum[g][q].y, bias, layer);
-      y.z = activate(sum[g][q].z, bias, layer);
-      y.w = activate(sum[g][q].w, bias, layer);
-      const u32 bits = (y.x != 0.0f) | (y.y != 0.0f) << 1 | (y.z != 0.0f) << 2 | (y.w != 0.0f) << 3;
-      alive |= bits << quad_row(q);
+      const float4 y = activate(sum[g][q], bias, layer);
+      alive |= alive_bits(y, 1) << quad_row(q);
       *(float4*)(out + output * ROWS + quad_row(q)) = y;
     }
   }

@@ -4,7 +4,7 @@
 // A warp computes a unit of G outputs for two tiles at a time, a lane four rows of each: what a load of indices and
 // weights costs, the same as one of activations, is shared by more of those.
 //
-// Definitions: GROUP (1 or 8), SLOTS, the most inputs of a chunk, ENTRIES and WEIGHTS, the most of those.
+// Definitions: GROUP (1 or 8), SLOTS and WEIGHTS, the most inputs and weights of a chunk.
 #include "common.cuh"
 
 constexpr int TILE = 128;
@@ -33,7 +33,7 @@ __device__ __forceinline__ void copy_all(void* shared, const void* global, u32 b
 // One step of a unit onto the sums of G outputs for TILES tiles; `mine` is the lane's place in the first slot.
 template <int G, int TILES>
 __device__ __forceinline__ void add(const u8* locals, const float* weights, const float4* mine,
-                                    float (&sum)[G][TILES][4]) {
+                                    float4 (&sum)[G][TILES]) {
   constexpr int AT_ONCE = G == 1 ? 4 : 1;
   const uint2 local = *(const uint2*)locals;
 #pragma unroll
@@ -53,20 +53,10 @@ __device__ __forceinline__ void add(const u8* locals, const float* weights, cons
 #pragma unroll
       for (int g = 0; g < G; g++) {
 #pragma unroll
-        for (int t = 0; t < TILES; t++) {
-          sum[g][t][0] = fmaf(w[n * G + g], x[n][t].x, sum[g][t][0]);
-          sum[g][t][1] = fmaf(w[n * G + g], x[n][t].y, sum[g][t][1]);
-          sum[g][t][2] = fmaf(w[n * G + g], x[n][t].z, sum[g][t][2]);
-          sum[g][t][3] = fmaf(w[n * G + g], x[n][t].w, sum[g][t][3]);
-        }
+        for (int t = 0; t < TILES; t++) multiply_add(sum[g][t], w[n * G + g], x[n][t]);
       }
     }
   }
-}
-
-__device__ __forceinline__ float activated(float z, float bias, const Chunked& layer) {
-  if (layer.bias_all || z != 0.0f) z += bias;
-  return fminf(fmaxf(z, layer.lower), layer.upper);
 }
 
 // A warp's units, of which lane i knows where unit i's entries begin and output i and its bias.
@@ -84,7 +74,7 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
   u32 k = __shfl_sync(NONE, share.start, 0);
   for (u32 unit = 0; unit < share.units; unit++) {
     const u32 stop = __shfl_sync(NONE, share.start, unit + 1);
-    float sum[GROUP][TILES][4] = {};
+    float4 sum[GROUP][TILES] = {};
     for (; k < stop; k += STEP) add<GROUP, TILES>(locals + k, weights + k * GROUP, mine, sum);
 #pragma unroll
     for (int g = 0; g < GROUP; g++) {
@@ -93,13 +83,8 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
       if (GROUP > 1 && neuron == NONE) continue;
 #pragma unroll
       for (int t = 0; t < TILES; t++) {
-        float4 y;
-        y.x = activated(sum[g][t][0], b, layer);
-        y.y = activated(sum[g][t][1], b, layer);
-        y.z = activated(sum[g][t][2], b, layer);
-        y.w = activated(sum[g][t][3], b, layer);
-        any[t] |= (y.x != 0.0f ? 1u : 0u) | (y.y != 0.0f ? 1u << 8 : 0u) | (y.z != 0.0f ? 1u << 16 : 0u) |
-                  (y.w != 0.0f ? 1u << 24 : 0u);
+        const float4 y = activate(sum[g][t], b, layer);
+        any[t] |= alive_bits(y, 8);
         *(float4*)(to + t * out_stride + (u64)neuron * TILE) = y;
       }
     }
@@ -163,9 +148,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
 #pragma unroll
             for (int q = 0; q < 4; q++) copy_async_4((float*)to + q * 32 + lane, from[q] + neuron * TILE);
           } else if (is_bits) {
-            const u32 field = __ldg((const u32*)from[0] + neuron * (TILE / 32)) >> (lane % 8 * 4);
-            to[lane] = make_float4(field & 1 ? 1.0f : 0.0f, field & 2 ? 1.0f : 0.0f, field & 4 ? 1.0f : 0.0f,
-                                   field & 8 ? 1.0f : 0.0f);
+            to[lane] = four_bits(__ldg((const u32*)from[0] + neuron * (TILE / 32)) >> (lane % 8 * 4));
           } else {
             copy_async_16(to + lane, from[0] + neuron * TILE);
           }

@@ -9,17 +9,13 @@ constexpr int WARPS = 8;
 
 template <bool BITS>
 __device__ __forceinline__ float4 read(const void* in, u32 neuron, u32 lane) {
-  if (BITS) {
-    const u32 field = __ldg((const u32*)in + neuron * (TILE / 32) + lane / 8) >> (lane % 8 * 4);
-    return make_float4(field & 1 ? 1.0f : 0.0f, field & 2 ? 1.0f : 0.0f, field & 4 ? 1.0f : 0.0f,
-                       field & 8 ? 1.0f : 0.0f);
-  }
+  if (BITS) return four_bits(__ldg((const u32*)in + neuron * (TILE / 32) + lane / 8) >> (lane % 8 * 4));
   return __ldg((const float4*)((const float*)in + (u64)neuron * TILE) + lane);
 }
 
 template <bool BITS, int G, int N>
 __device__ __forceinline__ void add_entries(const Layer& layer, u64 from, u64 to, u32 stride, const void* in,
-                                            u32 lane, float (&sum)[G][4]) {
+                                            u32 lane, float4 (&sum)[G]) {
   constexpr int W = N * G < 4 ? N * G : 4;  // weights a load brings
 #pragma unroll 1
   for (u64 k = from; k != to; k += stride) {
@@ -31,20 +27,14 @@ __device__ __forceinline__ void add_entries(const Layer& layer, u64 from, u64 to
     for (int i = 0; i < N * G; i += W) {
       const Floats<W> w = *(const Floats<W>*)(layer.weight + k * G + i);
 #pragma unroll
-      for (int q = 0; q < W; q++) {
-        const int n = (i + q) / G, g = (i + q) % G;
-        sum[g][0] = fmaf(w.at[q], x[n].x, sum[g][0]);
-        sum[g][1] = fmaf(w.at[q], x[n].y, sum[g][1]);
-        sum[g][2] = fmaf(w.at[q], x[n].z, sum[g][2]);
-        sum[g][3] = fmaf(w.at[q], x[n].w, sum[g][3]);
-      }
+      for (int q = 0; q < W; q++) multiply_add(sum[(i + q) % G], w.at[q], x[(i + q) / G]);
     }
   }
 }
 
 template <bool BITS, int G>
 __device__ __forceinline__ u32 compute(const Layer& layer, u32 unit, const void* in, float* out, u32 lane) {
-  float sum[G][4] = {};
+  float4 sum[G] = {};
   if (layer.width % 8 == 0 && layer.width) {
     const u64 from = step_start(layer, unit);
     const u32 stride = step_stride(layer);
@@ -58,13 +48,8 @@ __device__ __forceinline__ u32 compute(const Layer& layer, u32 unit, const void*
     const u32 output = layer.output ? layer.output[unit * G + g] : unit;
     if (output == NONE) continue;
     const float bias = layer.bias ? layer.bias[output] : layer.bias0;
-    float4 y;
-    y.x = activate(sum[g][0], bias, layer);
-    y.y = activate(sum[g][1], bias, layer);
-    y.z = activate(sum[g][2], bias, layer);
-    y.w = activate(sum[g][3], bias, layer);
-    alive |= (y.x != 0.0f ? 1u : 0u) | (y.y != 0.0f ? 1u << 8 : 0u) | (y.z != 0.0f ? 1u << 16 : 0u) |
-             (y.w != 0.0f ? 1u << 24 : 0u);
+    const float4 y = activate(sum[g], bias, layer);
+    alive |= alive_bits(y, 8);
     *((float4*)(out + (u64)output * TILE) + lane) = y;
   }
   return alive;
