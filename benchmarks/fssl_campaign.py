@@ -3,20 +3,19 @@
     SPDNN_DATA=… PYTHONPATH=src python benchmarks/fssl_campaign.py --device cuda --output results
 
 writes one JSON file per experiment, a list of flat records each, and prints mean ± sd as it goes. `--tune` instead
-trains one seed of many settings and ranks them by the held-out images; the test set isn't looked at. `--small` is a
-miniature of everything for a CPU.
+trains two seeds of many settings for `--seconds` and writes what the held-out images say of them; the test set isn't
+looked at. `--small` is a miniature of everything for a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,14 @@ import torch
 from scipy import stats
 
 from spdnn import machine
-from spdnn.errors import InputError
-from spdnn.fssl import FSSL, Latency, LatencyModel, Schedule, Sparsity, facts_of, latency_model
+from spdnn.fssl import FSSL, Latency, LatencyModel, Schedule, Sparsity, latency_model, load_state, save_state
+from spdnn.fssl.fleet import Fleet
 from spdnn.fssl.latency import grid, measure_shapes, unseen
+from spdnn.fssl.pruner import Pruner
 from spdnn.fssl.speed import fastest
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, train_fleet
-from spdnn.fssl.training.loop import Teacher, accuracy
+from spdnn.fssl.training.loop import Teacher
 from spdnn.fssl.training.rivals import drawn_anew
 from spdnn.fssl.training.runs import record_of, train_teacher
 from spdnn.record import write_json
@@ -97,6 +97,46 @@ def time_jobs(
     return [Job(method=m, target=Latency(r), schedule=schedule, **options) for r in ratios for m in methods]
 
 
+FLEETS: dict[str, dict[str, Any]] = {
+    "norm": {"norm": True},
+    "plain": {},
+    "norm-alone": {"norm": True, "distill": 0.0},
+    "norm-scale-0.25": {"norm": True, "scale": 0.25},
+    "norm-rest": {"norm": True, "rest": True},
+    "norm-rate-5e-3": {"norm": True, "rate": 5e-3},
+    "norm-distill-0.9": {"norm": True, "distill": 0.9, "temperature": 4.0},
+    "norm-hold": {"norm": True, "hold": 0.5},
+    "norm-batch-256": {"norm": True, "batch": 256, "rate": 3e-3},
+    "norm-scale-0.8": {"norm": True, "scale": 0.8},
+    "norm-scale-0.25-alone": {"norm": True, "scale": 0.25, "distill": 0.0},
+    "plain-scale-0.25": {"scale": 0.25},
+    "norm-batch-64": {"norm": True, "batch": 64},
+    "norm-fade-0.4": {"norm": True, "fade": 0.4},
+    "norm-rate-1e-3": {"norm": True, "rate": 1e-3},
+}
+"""What `--tune` tries, the most telling first: what differs from the campaign's recipe. `rest`: as long as fits."""
+
+
+def tune_jobs(norm: bool) -> list[tuple[dict[str, Any], Job]]:
+    """What is tried with every recipe: goals and schedules."""
+    tried: list[dict[str, Any]] = []
+    for groups, score in itertools.product((0.5, 0.8, 0.95), ("lamp", "fisher")):
+        tried.append({"goal": "98.85", "groups": groups, "score": score})
+    tried += [{"goal": "98.85", "weights_end": end} for end in (0.35, 0.7)]
+    for penalty, end in itertools.product((0.02, 0.2), (0.35, 0.6)):
+        tried.append({"goal": "9560", "penalty": penalty, "weights_end": end})
+    tried += [{"goal": "97.6", "groups": groups} for groups in (0.5, 0.8)]
+    usual = {"groups": 0.8, "score": "fisher", "weights_end": 0.5, "penalty": 0.02, "regrow": 0.1, "every": 400}
+    found = []
+    for facts in tried:
+        options: dict[str, Any] = usual | facts
+        goal, groups = options.pop("goal"), options.pop("groups")
+        schedule = Schedule(groups_end=min(0.3, 0.6 * options["weights_end"]), **options)
+        target = Sparsity(BUDGET[goal], structured=goal == "9560", groups=groups)
+        found.append(({"goal": goal, "groups": groups, **options}, Job(norm=norm, target=target, schedule=schedule)))
+    return found
+
+
 class Campaign:
     def __init__(self, setting: Setting, data: ImageData, output: Path):
         self.setting, self.output = setting, output
@@ -136,9 +176,10 @@ class Campaign:
             )
         self.write("latency-model", records)
 
-    def train_teacher(self) -> None:
+    def train_teacher(self, file: Path | None = None) -> None:
+        """The ensemble to distil from; kept in a file, if one is given, and taken from it if it is there."""
         setting = self.setting
-        changed = replace(Augmentation(), share=1 if setting.device == "cuda" else 4)
+        changed = replace(Augmentation().scaled(0.7), fade=0.1, share=1 if setting.device == "cuda" else 4)
         recipe = Recipe(
             epochs=setting.epochs["teacher"],
             batch=256,
@@ -147,7 +188,16 @@ class Campaign:
             rate=1e-3,
         )
         seeds = [1000 + k for k in range(setting.teachers)]
-        self.teacher = train_teacher(self.data, setting.teacher_hidden, recipe, seeds=seeds, graphs=True)
+        if file is not None and file.exists():
+            widths = [self.data.inputs, *setting.teacher_hidden, self.data.classes]
+            models = [dense_network(widths, seed=seed, dropout=0.3) for seed in seeds]
+            fleet = Fleet(models, torch.zeros(2, *self.data.side)).to(setting.device)
+            fleet.load_state_dict(load_state(file))
+            self.teacher = Teacher(fleet, recipe.temperature, self.data.side)
+        else:
+            self.teacher = train_teacher(self.data, setting.teacher_hidden, recipe, seeds=seeds, graphs=True)
+            if file is not None:
+                save_state(self.teacher.fleet.state_dict(), file)
         images, labels = self.data.held_out
         answers = torch.cat([self.teacher(x[None].float() / 255)[0] for x in images.split(1000)])
         right = float((answers.argmax(-1) == labels).double().mean())
@@ -170,7 +220,8 @@ class Campaign:
             widest = max(data.inputs, *job.hidden, 1024)
             models.append(self.latency(job.target_device, job.target_batch, widest) if timed else None)
         hidden = jobs[0].hidden
-        options.setdefault("build", lambda seed: dense_network([data.inputs, *hidden, data.classes], seed=seed))
+        norm = jobs[0].norm
+        options.setdefault("build", lambda s: dense_network([data.inputs, *hidden, data.classes], seed=s, norm=norm))
         found = train_fleet(
             jobs,
             data,
@@ -201,6 +252,10 @@ class Campaign:
             record = record_of(one.model, one.job, data, dense_weights=dense_weights, seconds=one.seconds, timed=False)
             record["matmul_precision"] = torch.get_float32_matmul_precision()
             record["experiment"], record["label"] = name, labels[k] if labels else one.job.name(data).rsplit("-", 1)[0]
+            records.append(record)
+        self.write(name, records)  # before the times are taken, which may be cut off
+        self.say(f"{name}: accuracies written")
+        for record, one in zip(records, found, strict=True):
             if timed(one):
                 for device, batch in targets if targets is not None else self.setting.targets:
                     x = torch.rand(batch, *data.side, device=device)
@@ -212,7 +267,6 @@ class Campaign:
                     if (device, batch) == (one.job.target_device, one.job.target_batch):
                         record |= {"latency_ms": speed.ms, "latency_engine": speed.engine}
                 one.model.to(self.setting.device)
-            records.append(record)
         self.write(name, records)
         self.summary(records)
         return records
@@ -369,44 +423,83 @@ class Campaign:
         labels = [f"{f.job.method}-{_budget(f.job)}-{f.job.target_device}{f.job.target_batch}" for f in found]
         self.record("wide", found, dense, labels=labels, timed=lambda f: f.job.seed == self.setting.seeds[0])
 
-    def tune(self) -> None:
-        """One seed of many settings, ranked by the held-out images."""
-        rows: list[tuple[float, str]] = []
-        kinds = {
-            "97.6": dict(removed=BUDGET["97.6"]),
-            "98.85": dict(removed=BUDGET["98.85"]),
-            "9560": dict(removed=BUDGET["9560"], structured=True),
-        }
-        for augment, fade, distill in itertools.product((0.25, 0.5, 0.8), (0.0, 0.2), (0.0, 0.7)):
-            changed = replace(Augmentation().scaled(augment), fade=fade, share=1)
-            recipe = self.setting.recipe("tune", distill=distill, augmentation=changed)
-            jobs, labels = [], []
-            for key, options in kinds.items():
-                structured = key == "9560"
-                choices = itertools.product(
-                    (1.0,) if structured else (0.2, 0.5, 0.85),
-                    (0.0,) if structured else (0.0, 0.2),
-                    (0.02, 0.1, 0.3) if structured else (0.02,),
-                    (0.5, 0.7),
-                )
-                for groups, regrow, penalty, end in choices:
-                    schedule = Schedule(groups_end=0.3, weights_end=end, penalty=penalty, regrow=regrow)
-                    jobs.append(Job(target=Sparsity(groups=groups, **options), schedule=schedule))
-                    labels.append(
-                        f"{key} augment {augment} fade {fade} distill {distill} groups {groups} regrow {regrow} "
-                        f"penalty {penalty} end {end}"
-                    )
-            with contextlib.suppress(InputError):
-                for label, one in zip(labels, self.fleet("tune", jobs, recipe=recipe), strict=True):
-                    rows.append((accuracy(one.model, *self.data.held_out)[0], label))
-                    facts = facts_of(one.model, 266200)
-                    rows[-1] = (rows[-1][0], f"{label}  {facts['architecture']} {facts['weights']}")
-            for key in kinds:
-                best = sorted((r for r in rows if r[1].startswith(f"{key} ")), reverse=True)[:5]
-                print("\n".join(f"  {score:.2f}  {label}" for score, label in best), flush=True)
-        write_json(
-            [{"held_out_accuracy": s, "setting": t} for s, t in sorted(rows, reverse=True)], self.output / "tune.json"
-        )
+    def tune(self, seconds: float) -> None:
+        """Held-out accuracy of many settings, a fleet each, as far as the time goes; the test set isn't looked at.
+
+        Processes with the same output folder share the work: each takes the next fleet that none has taken and that it
+        expects to finish. One JSON file a fleet, renewed while it trains.
+        """
+        ends, pace = time.perf_counter() + seconds, 0.0
+        for name, changes in FLEETS.items():
+            changes = dict(changes)
+            norm, rest = changes.pop("norm", False), changes.pop("rest", False)
+            recipe = self.setting.recipe("tune")
+            assert recipe.augmentation is not None
+            augmentation = replace(recipe.augmentation, fade=changes.pop("fade", recipe.augmentation.fade))
+            if "scale" in changes:
+                scaled = Augmentation().scaled(changes.pop("scale"))
+                augmentation = replace(scaled, fade=augmentation.fade, share=augmentation.share)
+            recipe = replace(recipe, augmentation=augmentation, **changes)
+            left, per_epoch = ends - time.perf_counter(), recipe.steps(len(self.data.train[0])) / recipe.epochs
+            if rest and pace:
+                recipe = replace(recipe, epochs=max(int(0.95 * left / pace / per_epoch), 1))
+            if pace * per_epoch * recipe.epochs > left or not _claimed(self.output / f"tune-{name}.claimed"):
+                continue
+            began = time.perf_counter()
+            try:
+                self.tune_fleet(name, norm, recipe, ends)
+            except TimeoutError:
+                self.say(f"{name}: out of time")
+                return
+            pace = (time.perf_counter() - began) / (per_epoch * recipe.epochs)
+            self.say(f"{name}: {recipe.epochs} epochs, {1e3 * pace:.2f} ms a step")
+
+    def tune_fleet(self, name: str, norm: bool, recipe: Recipe, ends: float) -> None:
+        """Train all settings with one recipe. Raises TimeoutError when the time is over."""
+        settings = tune_jobs(norm)
+        if self.teacher is not None:
+            self.teacher.temperature = recipe.temperature
+        labels = [{**facts, "seed": seed} for facts, _ in settings for seed in self.setting.seeds]
+        shared = {"fleet": name, "recipe": asdict(recipe), "rows": len(self.data.train[0])}
+        history: list[list[float]] = []
+
+        def note(epoch: int, trainer: Trainer) -> None:
+            if epoch % max(recipe.epochs // 10, 1) and time.perf_counter() < ends:
+                return
+            history.append([float(epoch), *trainer.accuracy("held_out")])
+            rows = [{**x, "epoch": epoch, "history": [h[1 + k] for h in history]} for k, x in enumerate(labels)]
+            rows = [{**row, "held_out_accuracy": row["history"][-1]} for row in rows]
+            file = {**shared, "finished": epoch == recipe.epochs, "epochs": [h[0] for h in history], "networks": rows}
+            if epoch == recipe.epochs:
+                assert isinstance(trainer.pruning, Pruner)
+                assert isinstance(trainer.model, Fleet)
+                for k, row in enumerate(rows):
+                    layers = trainer.model.graph.layers.values()
+                    counts = trainer.pruning.counts(k)
+                    first = next(iter(layers)).reads
+                    widths = [counts[first], *(counts[layer.writes] for layer in layers)]
+                    row |= {"weights": trainer.pruning.weights(k), "architecture": "-".join(map(str, widths))}
+            write_json([file], self.output / f"tune-{name}.json")
+            if epoch < recipe.epochs and time.perf_counter() > ends:
+                raise TimeoutError
+
+        self.fleet("tune", [job for _, job in settings], recipe=recipe, after_epoch=note)
+        count = len(self.setting.seeds)
+        last = history[-1][1:]
+        scores = [statistics.mean(last[k * count : (k + 1) * count]) for k in range(len(settings))]
+        for score, k in sorted(((v, k) for k, v in enumerate(scores)), reverse=True):
+            facts = " ".join(f"{key} {value}" for key, value in settings[k][0].items())
+            print(f"  {score:.3f}  {name}  {facts}", flush=True)
+
+
+def _claimed(file: Path) -> bool:
+    """Whether this process is the first to ask."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _time_at(records: list[dict[str, Any]], method: str, seed: int, accuracy_level: float) -> float | None:
@@ -460,19 +553,22 @@ def main() -> None:
     parser.add_argument("--end", type=float, default=0.7, help="share of the training after which masks are fixed")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--seconds", type=float, default=400, help="how long to tune")
+    parser.add_argument("--teacher", type=Path, help="file to keep the teachers in, or to take them from")
+    parser.add_argument("--held-out", type=int, help="images to choose settings by")
     parser.add_argument("--small", action="store_true", help="a miniature for a CPU")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
-    epochs = dict.fromkeys(("l300", "m500", "radix", "times", "tune"), given.epochs)
-    epochs |= {"teacher": 40, "wide": given.wide_epochs}
+    epochs: dict[str, Any] = dict.fromkeys(("l300", "m500", "radix", "times", "tune"), given.epochs)
+    epochs |= {"teacher": 60, "wide": given.wide_epochs}
     setting = Setting(given.device, list(range(1, given.seeds + 1)), epochs)
     setting.augment, setting.distill, setting.rate = given.augment, given.distill, given.rate
     setting.fade, setting.groups = given.fade, given.groups
     setting.structured = Schedule(penalty=given.penalty, weights_end=given.end, groups_end=min(0.3, given.end))
     setting.schedule = replace(setting.structured, regrow=given.regrow)
-    data = load_images(given.data)
+    data = load_images(given.data, held_out=given.held_out)
     if given.device == "cuda":
         setting.targets.append(("cuda", 60000))
     if given.small:
@@ -484,10 +580,10 @@ def main() -> None:
         setting.targets = [("cpu", 1), ("cpu", 128)]
     campaign = Campaign(setting, data, given.output)
     if setting.distill:
-        campaign.train_teacher()
+        campaign.train_teacher(given.teacher)
     if given.tune:
-        campaign.setting.seeds = [1]
-        campaign.tune()
+        campaign.setting.seeds = campaign.setting.seeds[:2]
+        campaign.tune(given.seconds)
         return
     for part in given.only.split(","):
         if part not in PARTS:

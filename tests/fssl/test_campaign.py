@@ -23,6 +23,21 @@ def test_the_campaign_leaves_flat_records(tmp_path) -> None:
     assert (tmp_path / "fssl-wide.json").exists()
 
 
+def test_tuning_keeps_what_it_found_when_time_is_up(tmp_path) -> None:
+    script = ROOT / "benchmarks" / "fssl_campaign.py"
+    options = ["--device", "cpu", "--small", "--data", "digits", "--tune", "--seconds", "2", "--output", str(tmp_path)]
+    options += ["--teacher", str(tmp_path / "teacher")]
+    environment = os.environ | {"SPDNN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):  # the second takes the teacher from its file, and the next fleet
+        subprocess.run([sys.executable, str(script), *options], env=environment, check=True, capture_output=True)
+    for name in ("norm", "plain"):
+        (found,) = json.loads((tmp_path / f"tune-{name}.json").read_text())
+        assert found["fleet"] == name
+        assert not found["finished"]
+        assert {x["goal"] for x in found["networks"]} == {"97.6", "98.85", "9560"}
+        assert all(0 <= x["held_out_accuracy"] <= 100 and "test_accuracy" not in x for x in found["networks"])
+
+
 def test_the_example_runs(tmp_path) -> None:
     source = (ROOT / "examples" / "compact_network.py").read_text()
     quick = (

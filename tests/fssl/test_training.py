@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -209,3 +210,47 @@ def test_a_fleet_of_jobs_meets_every_target(data: ImageData) -> None:
             recipe=Recipe(epochs=1, batch=16),
             build=lambda seed: dense_network([36, 20, 10, 3], seed=seed),
         )
+
+
+def test_a_held_rate_falls_later(data: ImageData) -> None:
+    rates = {}
+    for hold in (0.0, 0.5):
+        trainer = Trainer(dense_network([36, 4, 3]), data, Recipe(epochs=10, batch=16, rate=1e-2, hold=hold))
+        rates[hold] = [trainer.rate() for trainer.done in range(trainer.steps)]
+    assert rates[0.5][10:50] == [1e-2] * 40
+    assert rates[0.0][49] < 0.6e-2
+    assert max(rates[0.0][-1], rates[0.5][-1]) < 1e-5
+    with pytest.raises(InputError, match="hold"):
+        Recipe(hold=1.0)
+
+
+def test_curvature_tells_weights_apart_that_magnitude_does_not() -> None:
+    torch.manual_seed(0)
+    model = dense_network([6, 4, 2], seed=3)
+    with torch.no_grad():
+        for layer in (model[1], model[3]):
+            layer.weight.copy_(layer.weight.sign())  # pyright: ignore
+    schedule = Schedule(start=0.0, groups_end=0.0, weights_end=1.0, every=10, prox_every=1, score="fisher", shrink=1)
+    fssl = FSSL(model, torch.zeros(2, 6), target=Sparsity(0.25, groups=0.0), steps=10, schedule=schedule)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    fssl.prepare(optimizer)
+    for _ in range(10):
+        x = torch.randn(64, 6) * torch.tensor([1, 1, 1, 1, 1, 1e-3])
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        fssl.step()
+    assert not model[1].weight[:, 5].any()  # pyright: ignore
+    assert fssl.pruner.weights() == 24
+
+
+def test_networks_with_norms_become_plain_ones(data: ImageData) -> None:
+    recipe, schedule = Recipe(epochs=20, batch=16, rate=1e-2), replace(SCHEDULE, score="fisher")
+    jobs = [
+        Job(hidden=(20, 10), norm=True, target=Sparsity(0.8, structured=s), schedule=schedule) for s in (False, True)
+    ]
+    build = lambda seed: dense_network([36, 20, 10, 3], seed=seed, norm=True)  # noqa: E731
+    for found in train_fleet(jobs, data, seeds=[1, 2], recipe=recipe, build=build):
+        assert not any(isinstance(m, nn.BatchNorm1d) for m in found.model.modules())
+        assert facts_of(found.model, 36 * 20 + 200 + 30)["weights_removed"] >= 0.8
+        assert accuracy(found.model, *data.test)[0] >= 90

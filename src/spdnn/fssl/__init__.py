@@ -5,6 +5,7 @@ from .convert import to_sparse_network
 from .formats import fastest_formats
 from .fssl import FSSL, facts_of
 from .latency import LatencyModel, flops_model, latency_model, measure
+from .norms import fold_norms
 from .saving import export_onnx, load_model, load_state, save_model, save_state
 from .schedule import Schedule
 from .trace import trace
@@ -19,6 +20,7 @@ __all__ = [
     "facts_of",
     "fastest_formats",
     "flops_model",
+    "fold_norms",
     "latency_model",
     "load_model",
     "load_state",

@@ -60,6 +60,10 @@ class Pruner:
         sizes = {k: space.size for k, space in graph.spaces.items()}
         self.alive = {k: self._full((n,), True) for k, n in sizes.items()}
         self.importance = {k: self._full((sizes[k],), 0.0) for k in self.prunable()}
+        self.curvature: dict[str, torch.Tensor] = {}
+        if any(goal.schedule.score == "fisher" and not goal.structured for goal in self.goals):
+            layers = graph.layers.values()
+            self.curvature = {x.name: torch.zeros_like(x.module.weight, requires_grad=False) for x in layers}
         self.masks: dict[str, torch.Tensor] = {}
         self._held: dict[str | int, torch.Tensor] = {}  # by layer, by space
         if keep_zeros:
@@ -88,8 +92,11 @@ class Pruner:
             stage in ("groups", "weights") and (self.done % goal.schedule.every == 0 or progress == 1.0)
             for goal, (stage, progress) in zip(self.goals, stages, strict=True)
         ]
-        if (self.done % often == 0 or any(due)) and any(stage in ("dense", "groups") for stage, _ in stages):
-            self._note_importance()
+        if self.done % often == 0 or any(due):
+            if any(stage in ("dense", "groups") for stage, _ in stages):
+                self._note_importance()
+            if self.curvature and any(stage != "fixed" for stage, _ in stages):
+                self._note_curvature()
         if self.done % often == 0:
             self._shrink_groups(stages, rate * often)
             self._shrink_weights(stages, rate * often)
@@ -157,7 +164,7 @@ class Pruner:
             self.alive[k] = self.alive[k].index_select(-1, index)
             if k in self.importance:
                 self.importance[k] = self.importance[k].index_select(-1, index)
-        for table in (self.masks, self.support):
+        for table in (self.masks, self.support, self.curvature):
             for name, mask in table.items():
                 layer = self.graph.layers[name]
                 rows, columns = (keep[k].to(self.device) for k in (layer.writes, layer.reads))
@@ -166,7 +173,8 @@ class Pruner:
         self._settle()
 
     def state_dict(self) -> dict[str, Any]:
-        tables = {"alive": self.alive, "importance": self.importance, "masks": self.masks, "support": self.support}
+        tables = {"alive": self.alive, "importance": self.importance}
+        tables |= {"masks": self.masks, "support": self.support, "curvature": self.curvature}
         return {
             "done": self.done,
             "steps": self.steps,
@@ -186,7 +194,7 @@ class Pruner:
         self._prices = [{int(k): v for k, v in prices.items()} for prices in state["prices"]]
         for name in ("alive", "importance"):
             setattr(self, name, {int(k): v.to(self.device) for k, v in state[name].items()})
-        for name in ("masks", "support"):
+        for name in ("masks", "support", "curvature"):
             setattr(self, name, {k: v.to(self.device) for k, v in state[name].items()})
         self._held.clear()
         self._settle()
@@ -201,6 +209,12 @@ class Pruner:
                     terms.append((weight * weight.grad).sum(-2))
             if terms:
                 self.importance[k].lerp_(torch.stack(terms).sum(0).square().float(), MEMORY)
+
+    def _note_curvature(self) -> None:
+        """A running mean of (∂loss/∂w)², the diagonal of the empirical Fisher matrix."""
+        for layer in self._free_layers():
+            if (gradient := layer.module.weight.grad) is not None:
+                self.curvature[layer.name].lerp_(gradient.square(), MEMORY)
 
     def _shrink_groups(self, stages: Sequence[tuple[Stage, float]], rate: float) -> None:
         """The proximal step of the group lasso, its thresholds those of size and price."""
@@ -272,7 +286,10 @@ class Pruner:
             tile = goal.target.tile
             n = _tiles(mask.to(weight.dtype), tile)
             active.append(n.flatten() > 0)
-            score = (_tiles(weight.abs() * mask, tile) / n.clamp(min=1)).flatten()
+            value = weight.abs()
+            if goal.schedule.score == "fisher":
+                value = value.square() * self.curvature[layer.name][at]
+            score = (_tiles(value * mask, tile) / n.clamp(min=1)).flatten()
             scores.append(_lamp(score) if goal.schedule.score == "lamp" else score)
             slopes.append((_tiles(slope.abs() * may, tile) / _tiles(may.to(weight.dtype), tile).clamp(min=1)).flatten())
             sizes.append(_tiles(may.to(weight.dtype), tile).flatten())
@@ -303,7 +320,7 @@ class Pruner:
         fed = {k: torch.full_like(self.alive[k][at], k == graph.input_space) for k in spaces}
         read = {k: torch.full_like(self.alive[k][at], space.fixed is not None) for k, space in spaces.items()}
         layers, size = list(graph.layers.values()), -1
-        while size != (size := sum(int(v.sum()) for v in (*fed.values(), *read.values()))):
+        while size != (size := int(torch.stack([v.sum() for v in (*fed.values(), *read.values())]).sum())):
             for x in layers:
                 fed[x.writes] |= (nonzero[x.name] & fed[x.reads]).any(1)
             for x in reversed(layers):

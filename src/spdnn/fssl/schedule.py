@@ -8,6 +8,8 @@ from typing import Literal
 from ..errors import InputError, unknown_name
 
 Stage = Literal["dense", "groups", "weights", "fixed"]
+Score = Literal["magnitude", "lamp", "fisher"]
+SCORES: tuple[Score, ...] = ("magnitude", "lamp", "fisher")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Schedule:
         costs now. 0 leaves the cost to the budget alone.
     l1 : the weight of ‖w‖₁ in stage 2. regrow : the share of the kept weights that stage 2 first exchanges at a
         decision for those with the largest gradients (Evci et al. 2020); falls to 0 as a cosine.
-    score : what single weights are ranked by: |w| over all layers ("magnitude"), or w² over the sum of squares of the
-        weights of its layer that are no smaller ("lamp"; Lee et al. 2021), by which no layer can vanish.
+    score : what single weights are ranked by: |w| over all layers ("magnitude"); w² over the sum of squares of the
+        weights of its layer that are no smaller ("lamp"; Lee et al. 2021), by which no layer can vanish; or w² times
+        the running mean of its squared gradient ("fisher"), what a second-order expansion says losing it costs.
     shrink : make the network physically smaller once this share of a layer's channels is dead; 1 for never.
     """
 
@@ -38,14 +41,14 @@ class Schedule:
     time: float = 1.0
     l1: float = 0.0
     regrow: float = 0.0
-    score: Literal["magnitude", "lamp"] = "lamp"
+    score: Score = "lamp"
     shrink: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.groups_end <= self.weights_end <= 1:
             raise InputError(f"Expected 0 <= start <= groups_end <= weights_end <= 1, got {self}.")
-        if self.score not in ("magnitude", "lamp"):
-            raise unknown_name("score", str(self.score), ("magnitude", "lamp"))
+        if self.score not in SCORES:
+            raise unknown_name("score", str(self.score), SCORES)
         if min(self.every, self.prox_every) < 1:
             raise InputError(f"Expected every and prox_every of at least 1, got {self}.")
         if min(self.penalty, self.time, self.l1, self.regrow, self.shrink) < 0 or self.regrow >= 1:

@@ -21,7 +21,7 @@ from .data import ImageData
 
 Split = Literal["train", "held_out", "test"]
 WARM_UP = 0.02
-"""Share of the steps over which the learning rate rises; then it falls as a cosine to 0."""
+"""Share of the steps over which the learning rate rises."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,15 @@ class Recipe:
     """How networks are trained, pruned or not: with Adam and a learning rate that ends at 0.
 
     distill : the weight of the teacher's answers against the labels; needs a teacher. temperature : of both answers.
-    smoothing : of the labels. decay : decoupled weight decay.
+    smoothing : of the labels. decay : decoupled weight decay. hold : the share of the training up to which the learning
+        rate stays at its height; from there it falls as a cosine.
     """
 
     epochs: int = 60
     batch: int = 128
     rate: float = 2e-3
     decay: float = 0.0
+    hold: float = 0.0
     smoothing: float = 0.0
     distill: float = 0.0
     temperature: float = 2.0
@@ -44,6 +46,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch) < 1 or self.rate <= 0 or not 0 <= self.distill <= 1 or self.temperature <= 0:
             raise InputError(f"Expected epochs and batch of at least 1, a rate above 0, distill in [0, 1], got {self}.")
+        if not 0 <= self.hold < 1:
+            raise InputError(f"Expected hold in [0, 1), got {self.hold}.")
 
     def steps(self, rows: int) -> int:
         """Optimiser steps of the whole training; the rows that don't fill a batch are left out of an epoch."""
@@ -120,7 +124,8 @@ class Trainer:
         """The learning rate of the next step."""
         at = (self.done + 0.5) / self.steps
         rise = min(at / WARM_UP, 1.0)
-        return self.recipe.rate * rise * 0.5 * (1 + math.cos(math.pi * at))
+        fallen = max(at - self.recipe.hold, 0.0) / (1 - self.recipe.hold)
+        return self.recipe.rate * rise * 0.5 * (1 + math.cos(math.pi * fallen))
 
     def step(self) -> None:
         """One step of the optimiser and of the pruning."""

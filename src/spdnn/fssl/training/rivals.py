@@ -11,6 +11,7 @@ from ...errors import UnavailableError
 from ..budget import Sparsity
 from ..compaction import compacted as compact_graph
 from ..compaction import plan_compaction
+from ..norms import fold_norms
 from ..schedule import Schedule
 from ..trace import trace
 from .loop import Trainer
@@ -21,10 +22,10 @@ class Rival(Protocol):
 
 
 def compacted(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
-    """A model's compact form: dead channels, if any, cut away."""
+    """A model's compact form: dead channels, if any, cut away, batch norms moved into the layers before them."""
     graph = trace(model.eval(), example)
     found: Any = compact_graph(graph, plan_compaction(graph, example))
-    return found.eval()
+    return fold_norms(found.eval())
 
 
 def drawn_anew(model: fx.GraphModule, *, seed: int) -> fx.GraphModule:

@@ -20,6 +20,7 @@ from ..budget import Latency, Sparsity, Target
 from ..fleet import Fleet
 from ..fssl import FSSL, facts_of
 from ..latency import LatencyModel, latency_model
+from ..norms import fold_norms
 from ..saving import load_model, load_state, save_model, save_state
 from ..schedule import Schedule
 from ..speed import fastest
@@ -39,6 +40,7 @@ class Job:
 
     hidden : widths of the hidden layers; empty for the RadiX-Net start of `radix` layers (32 × 32 images).
     target : what the method is to reach; None for methods that don't prune.
+    norm : with batch norms in training, which are part of the layers before them afterwards.
     target_device, target_batch : where and for how many rows latency counts.
     teachers : dense networks, `teacher_hidden` wide (by default as wide as the network), that are trained first to
         distil from. like : for "scratch", the file of the compact network whose architecture is trained anew.
@@ -58,6 +60,7 @@ class Job:
     teacher_hidden: tuple[int, ...] = ()
     teacher_epochs: int = 0
     round_to: int = 1
+    norm: bool = False
     like: str | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class Job:
     def network(self, data: ImageData) -> nn.Sequential:
         if self.radix:
             return radix_network(self.radix, classes=data.classes, seed=self.seed)
-        return dense_network([data.inputs, *self.hidden, data.classes], seed=self.seed)
+        return dense_network([data.inputs, *self.hidden, data.classes], seed=self.seed, norm=self.norm)
 
     def name(self, data: ImageData) -> str:
         """Of its files."""
@@ -247,7 +250,8 @@ class _Session:
     def compact(self) -> fx.GraphModule:
         model = self.trainer.model.eval()
         if self.pruning is not None:
-            return self.pruning.compact().eval()  # pyright: ignore[reportReturnType]
+            small: Any = self.pruning.compact().eval()
+            return fold_norms(small)
         if isinstance(model, fx.GraphModule):
             return model
         return rivals.compacted(model, self.example)
