@@ -250,7 +250,7 @@ def test_networks_with_norms_become_plain_ones(data: ImageData) -> None:
         Job(hidden=(20, 10), norm=True, target=Sparsity(0.8, structured=s), schedule=schedule) for s in (False, True)
     ]
     build = lambda seed: dense_network([36, 20, 10, 3], seed=seed, norm=True)  # noqa: E731
-    for found in train_fleet(jobs, data, seeds=[1, 2], recipe=recipe, build=build):
+    for found in train_fleet(jobs, data, seeds=[1], recipe=recipe, build=build):
         assert not any(isinstance(m, nn.BatchNorm1d) for m in found.model.modules())
         assert facts_of(found.model, 36 * 20 + 200 + 30)["weights_removed"] >= 0.8
         assert accuracy(found.model, *data.test)[0] >= 90
