@@ -15,25 +15,22 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 INDEX = [{"INDEX": "u16"}, {"INDEX": "u32"}]
 FORMS = {
     "fused": [
-        {
-            "ROWS": rows,
-            "QUADS": quads,
-            "THREADS": threads,
-            "BLOCKS": blocks,
-            "GROUP": group,
-            "INDEX": index,
-            "RING": ring,
-        }
-        for rows, quads, threads, blocks, group, index, ring in [
-            (32, 1, 512, 2, 1, "u16", 0),
-            (16, 2, 512, 1, 1, "u16", 6),
-            (4, 1, 1024, 1, 1, "u16", 0),
-            (8, 1, 512, 1, 8, "u16", 0),
-            (16, 1, 512, 2, 8, "u32", 0),
+        {"ROWS": rows, "QUADS": quads, "THREADS": threads, "BLOCKS": blocks, "GROUP": group, "INDEX": index}
+        for rows, quads, threads, blocks, group, index in [
+            (32, 1, 512, 2, 1, "u16"),
+            (32, 2, 512, 2, 1, "u16"),
+            (16, 4, 1024, 1, 1, "u16"),
+            (16, 4, 512, 1, 1, "u32"),
+            (4, 1, 1024, 1, 1, "u16"),
+            (8, 1, 512, 1, 8, "u16"),
+            (16, 1, 512, 2, 8, "u32"),
         ]
     ],
     "few": [{"THREADS": threads, **index} for threads, index in itertools.product((64, 1024), INDEX)],
-    "staged": [{"GROUP": g, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0]} for g in (1, 8)],
+    "staged": [
+        {"GROUP": g, "WARPS": warps, "STAGES": stages, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0]}
+        for g, warps, stages in [(1, 20, 2), (8, 10, 2), (1, 20, 1)]
+    ],
     "stream": [{"GROUP": group, **index} for group, index in itertools.product((1, 8), INDEX)],
 }
 

@@ -241,6 +241,8 @@ inline int __any_sync(unsigned, int vote) { return emulator::ballot(vote) != 0; 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline unsigned __float_as_uint(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 template <class T> T __ldg(const T* from) { return *from; }
+inline float __uint_as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
+inline void prefetch(const void*) {}
 template <class T> T atomicAdd(T* at, T value) { const T old = *at; *at = old + value; return old; }
 inline unsigned atomicAdd(unsigned* at, int value) { const unsigned old = *at; *at = old + value; return old; }
 inline unsigned atomicOr(unsigned* at, unsigned value) { const unsigned old = *at; *at = old | value; return old; }

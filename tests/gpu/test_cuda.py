@@ -94,7 +94,24 @@ def negative_lower(random) -> SparseNetwork:
     return SparseNetwork([_layer(random, 80, 80, np.full(80, 8), bias=-0.05, lower=-0.5, upper=0.75) for _ in range(5)])
 
 
+def medium(weights: str):
+    """Wide enough for tiles of 16 rows, and for more slices of outputs than a block has warps."""
+
+    def make(random) -> SparseNetwork:
+        layers = []
+        for a, b in itertools.pairwise((70, 500, 1100, 37, 470)):
+            fan_in = np.full(b, 16) if weights == "exact" else random.integers(0, min(a, 40), b)
+            layer = _layer(random, a, b, fan_in, bias=-0.05 if weights == "exact" else random.normal(0, 0.1, b))
+            data = np.sign(layer.data) / 4 if weights == "exact" else layer.data
+            layers.append(SparseLayer(a, layer.indptr, layer.indices, data, layer.bias, upper=4.0))
+        return SparseNetwork(layers)
+
+    return make
+
+
 NETWORKS = {
+    "medium-exact": medium("exact"),
+    "medium": medium("any"),
     "power-law": power_law,
     "dense": dense,
     "radix": radix,

@@ -48,6 +48,14 @@ class Chunks:
     def __len__(self) -> int:
         return self.input_start.size - 1
 
+    def table(self) -> np.ndarray:
+        """uint32 (chunks, 8): of a chunk the first input, their number, the same of units and entries, and zeros."""
+        entry = self.entry_start[self.unit_start]
+        columns = [c for start in (self.input_start, self.unit_start, entry) for c in (start[:-1], np.diff(start))]
+        table = np.zeros((len(self), 8), np.uint32)
+        table[:, :6] = np.stack(columns, axis=1)
+        return table
+
 
 def chunk_layer(layer: SparseLayer, g: int = 1) -> Chunks | None:
     """The chunks of a layer, or None where staging wouldn't pay.

@@ -22,16 +22,20 @@ GROUP = 8
 """Outputs of a unit where a layer has input-set groups."""
 LARGEST_PADDING = 1.5
 """A layer is packed in groups where that takes at most this many times its outputs."""
+TURN_UNITS, TURN = 32, 4
+"""Units of a slice of the second form, and entries of a step."""
+FEW_CONFLICTS = 0.05
+"""Share of loads that may wait for another before a layer's second form is put in another order."""
+MOST_TURNED = 2048
+"""Outputs of a layer up to which it has the second form: tiles of 16 rows of wider ones don't fit shared memory."""
 SLICE = 16
 """Units whose entries stand in turns of 8 in a sliced layer, so that a warp's loads are of whole lines."""
 
 LAYER = np.dtype(
-    [(name, "<u8") for name in ("index", "weight", "start", "output", "bias")]
+    [(name, "<u8") for name in ("index", "weight", "start", "output", "bias", "turns", "turn_start", "turn_output")]
     + [(name, "<f4") for name in ("bias0", "lower", "upper")]
-    + [
-        (name, "<u4")
-        for name in ("inputs", "outputs", "units", "g", "width", "bias_all", "may_drop", "entries", "sliced")
-    ]
+    + [(name, "<u4") for name in ("inputs", "outputs", "units", "g", "width", "bias_all", "may_drop", "entries")]
+    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "unused")]
 )
 """The structure Layer of the kernels."""
 
@@ -73,6 +77,47 @@ def unit_outputs(layer: SparseLayer, grouped: bool) -> tuple[np.ndarray, int]:
     out = np.full((int(units.sum()), GROUP), -1, np.int64)
     out[unit, within % GROUP] = groups.order
     return out, GROUP
+
+
+def _turn_entries(start: np.ndarray, order: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(steps of all slices, TURN_UNITS, TURN): which entry of a layer stands there, and whether one does.
+
+    order : int64 (slices · TURN_UNITS,), units, −1 for none.
+    """
+    begin = np.cumsum(steps) - steps
+    unit = np.repeat(order.reshape(-1, TURN_UNITS), steps, axis=0)
+    k = (np.arange(unit.shape[0]) - np.repeat(begin, steps))[:, None, None] * TURN + np.arange(TURN)
+    have = np.where(unit < 0, 0, np.diff(start)[unit])[..., None]
+    source = start[unit][..., None] + np.clip(k, 0, np.maximum(have - 1, 0))
+    return np.minimum(source, max(0, start[-1] - 1)), k < have
+
+
+def _conflicts(inputs: np.ndarray) -> float:
+    """Share of loads that wait for another: of eight lanes, i and i + 4 read the same banks where both inputs are even
+    or both odd, and don't where it's the same input. inputs : (steps, TURN_UNITS, TURN)."""
+    eights = inputs.reshape(inputs.shape[0], -1, 2, 4, TURN)
+    one, other = eights[:, :, 0], eights[:, :, 1]
+    return float(((one != other) & (one % 2 == other % 2)).mean())
+
+
+def _spread(inputs: np.ndarray, start: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Units and entries in an order in which lanes i and i + 4 of eight mostly read an even and an odd input: the one
+    has its odd inputs first, the other its even ones, and a unit with many odd inputs meets one with many even ones.
+
+    Returns the order of units, changed within slices, and which entry takes each entry's place.
+    """
+    odd = np.concatenate([[0], np.cumsum(inputs[: start[-1]] % 2)])[start]
+    share = np.diff(odd) / np.maximum(1, np.diff(start))
+    ranked = np.where(order < 0, 2.0, share[order]).reshape(-1, TURN_UNITS).argsort(axis=1, kind="stable")
+    half = TURN_UNITS // 2
+    pairs = np.stack([ranked[:, :half].reshape(-1, half // 4, 4), ranked[:, : half - 1 : -1].reshape(-1, half // 4, 4)])
+    lanes = pairs.transpose(1, 2, 0, 3).reshape(-1, TURN_UNITS)
+    order = np.take_along_axis(order.reshape(-1, TURN_UNITS), lanes, axis=1).reshape(-1)
+    first_odd = np.zeros(start.size - 1, np.int64)
+    placed = order >= 0
+    first_odd[order[placed]] = (np.arange(order.size) % 8 >= 4)[placed]
+    unit = np.repeat(np.arange(start.size - 1), np.diff(start))
+    return order, np.lexsort((inputs[: start[-1]] % 2 == first_odd[unit], unit))
 
 
 class Packer:
@@ -125,6 +170,8 @@ class Packer:
             ok = valid & (output >= 0)
             weight[:, member] = xp.where(ok, data[xp.where(ok, source, 0)], xp.float32(0)) if data.size else 0
         record = np.zeros((), LAYER)
+        turned = sliced and g == 1 and 0 < units <= MOST_TURNED
+        turns = self._turns(record, start, outputs[:, 0], index, weight) if turned else []
         if sliced and g == 1 and width and width % 8 == 0:
             index, weight = self._sliced(index, units, width), self._sliced(weight, units, width)
             entries, record["sliced"] = index.size, True
@@ -144,6 +191,7 @@ class Packer:
             record["bias"] = bias.data.ptr
         else:
             record["bias0"] = layer.bias
+        arrays += turns
         record["lower"], record["upper"] = layer.lower, layer.upper
         record["inputs"], record["outputs"], record["units"], record["g"] = layer.inputs, layer.outputs, units, g
         record["width"], record["entries"] = width or 0, min(entries, 2**32 - 1)
@@ -158,10 +206,55 @@ class Packer:
         turns = padded.reshape(slices, SLICE, width // 8, 8).transpose(0, 2, 1, 3)
         return xp.ascontiguousarray(turns).reshape(-1)
 
+    def _turns(self, record: np.ndarray, start: np.ndarray, ids: np.ndarray, index: Any, weight: Any) -> list[Any]:
+        """The second form of single outputs `ids`, whose entries are index and weight from `start` on: its arrays.
+
+        Units of about the same length stand in a slice. An entry is one word, the weight's upper half above the
+        index, where all weights are exact in bfloat16 (the lower halves of their float32 are zero), else two.
+        """
+        xp = self._xp
+        length = np.diff(start)
+        order = np.argsort(-length, kind="stable")
+        slices = -(-order.size // TURN_UNITS)
+        order = np.concatenate([order, np.full(slices * TURN_UNITS - order.size, -1)])
+        steps = -(-length[order[::TURN_UNITS]] // TURN)
+        turn_start = np.concatenate([[0], np.cumsum(steps)])
+        if index.size == 0:
+            index, weight = xp.zeros(1, self._index_dtype), xp.zeros(1, xp.float32)
+        inputs = index.get()
+        source, valid = _turn_entries(start, order, steps)
+        if start[-1] and _conflicts(inputs[source]) > FEW_CONFLICTS:
+            order, entry = _spread(inputs, start, order)
+            source, valid = _turn_entries(start, order, steps)
+            source = entry[source]
+        source, valid = xp.asarray(source), xp.asarray(valid)
+        found = index[source].astype(xp.uint32)
+        words = xp.where(valid, weight.reshape(-1)[source], xp.float32(0)).view(xp.uint32)
+        coded = self._index_dtype == np.uint16 and not bool((words & xp.uint32(0xFFFF)).any())
+        room = xp.zeros((words.size * (1 if coded else 2) + 256), xp.uint32)  # a step past the last may be read
+        if coded:
+            room[: words.size] = ((words & xp.uint32(0xFFFF0000)) | found).reshape(-1)
+        else:
+            pairs = room[: 2 * words.size].reshape(words.shape[0], 2, TURN_UNITS, 2, 2)
+            for part, array in enumerate((found, words)):
+                pairs[..., part] = array.reshape(words.shape[0], TURN_UNITS, 2, 2).transpose(0, 2, 1, 3)
+        arrays = [room]
+        record["turns"], record["slices"], record["coded"] = room.data.ptr, slices, coded
+        if (steps == steps[0]).all():
+            record["turn_steps"] = steps[0]
+        else:
+            arrays.append(xp.asarray(turn_start.astype(np.uint32)))
+            record["turn_start"] = arrays[-1].data.ptr
+        outputs = np.where(order < 0, -1, ids[order])
+        if (outputs != np.arange(outputs.size)).any():
+            arrays.append(xp.asarray(outputs.astype(np.int32)).view(xp.uint32))
+            record["turn_output"] = arrays[-1].data.ptr
+        return arrays
+
     def pack_chunks(self, layer: SparseLayer, chunks: Chunks) -> PackedLayer:
         """A layer cut into chunks."""
         xp = self._xp
-        host = (chunks.input_start, chunks.inputs, chunks.unit_start, chunks.outputs, chunks.entry_start)
+        host = (chunks.table(), chunks.inputs, chunks.outputs, chunks.entry_start)
         arrays = [xp.asarray(array) for array in (*host, chunks.local, chunks.weights)]
         bias0, bias = np.float32(0), np.uint64(0)
         if np.ndim(layer.bias):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import loader
-from .pack import PackedNetwork
+from .pack import TURN_UNITS, PackedNetwork
 
 PACKAGE = "spdnn.engines.cuda"
 SHARED_BYTES = 227 * 1024
@@ -21,8 +21,6 @@ SHARED_BYTES = 227 * 1024
 BOUNDARIES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 64, 96)
 """Layers after which a stage ends; past the last, every LATER layers."""
 LATER = 128
-RING = 6
-"""Steps of 8 entries that a warp has on their way where there is shared memory for it."""
 
 
 def stage_bounds(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
@@ -36,20 +34,13 @@ def stage_bounds(first: int, last: int, every_layer: bool) -> list[tuple[int, in
 @dataclass(frozen=True)
 class TileShape:
     """How a tile is computed: its rows, floats of one of its two buffers, groups of four rows a thread computes at a
-    time, threads, blocks of a multiprocessor, and steps of entries that a warp has on their way (RING)."""
+    time (4: all of 16 rows, from the second form of `pack`), threads, and blocks of a multiprocessor."""
 
     rows: int
     span: int
     quads: int
     threads: int
     blocks: int
-    ring: int = 0
-
-    @property
-    def ring_bytes(self) -> int:
-        """Shared memory the ring takes: 8 entries of 6 bytes for each of a warp's units, a step."""
-        units = 32 // max(1, self.rows // (4 * self.quads))
-        return self.threads // 32 * self.ring * units * 48
 
 
 def tile_shape(widths: Sequence[int], g: int, bits: bool, shared_limit: int) -> TileShape | None:
@@ -66,10 +57,13 @@ def tile_shape(widths: Sequence[int], g: int, bits: bool, shared_limit: int) -> 
         floats = -(-floats // 4) * 4
         two = 2 * (8 * floats + 2048) <= shared_limit
         if two or (rows <= 16 and 8 * floats + 2048 <= shared_limit):
+            if rows == 16 and g == 1 and not two:
+                slices = -(-hidden // TURN_UNITS)
+                passes = -(-slices // 32)
+                return TileShape(rows, floats, 4, max(4, -(-slices // passes)) * 32, 1)
             quads = 2 if g == 1 and rows >= 16 and hidden * rows >= 8192 else 1
             threads = 512 if two or quads > 1 or g > 1 else 1024
-            ring = RING if quads > 1 and not two and max(widths) <= 1 << 16 else 0
-            return TileShape(rows, floats, quads, threads, 2 if two and g == 1 else 1, ring)
+            return TileShape(rows, floats, quads, threads, 2 if two and g == 1 else 1)
     return None
 
 
@@ -92,11 +86,10 @@ class StageRunner:
             "QUADS": shape.quads,
             "THREADS": shape.threads,
             "BLOCKS": shape.blocks,
-            "RING": shape.ring,
         }
         device = xp.cuda.Device().attributes
         self._sms = device["MultiProcessorCount"]
-        self._shared = 8 * self._span + shape.ring_bytes
+        self._shared = 8 * self._span
         self._blocks = self._sms * shape.blocks
         self._fused = loader.load(PACKAGE, "fused", {**tile, "GROUP": group, **index}).get_function("fused")
         self._fused.max_dynamic_shared_size_bytes = self._shared

@@ -18,7 +18,7 @@ from .pack import PackedNetwork
 PACKAGE = "spdnn.engines.cuda"
 TILE = 128
 WARPS = 8
-STAGED_THREADS = {1: 320, 8: 256}
+STAGED_WARPS = {1: 20, 8: 10}
 """Of a block of `staged`, by the outputs of a unit."""
 EARLY = 16
 """After each of this many first layers rows are numbered, later on every LATER layers."""
@@ -40,21 +40,22 @@ class StreamRunner:
         index = {"INDEX": "u32" if packed.wide else "u16"}
         group = max(g for _, g, _ in packed.units_of)
         self._stream = loader.load(PACKAGE, "stream", {"GROUP": group, **index}).get_function("stream")
-        self._shared = (MOST_INPUTS + 1) * 2 * TILE * 4 + MOST_WEIGHTS * 4 + MOST_ENTRIES
-        sizes = {"SLOTS": MOST_INPUTS, "WEIGHTS": MOST_WEIGHTS}
+        device = xp.cuda.Device().attributes
+        stage = (MOST_INPUTS + 1) * 2 * TILE * 4 + MOST_WEIGHTS * 4 + MOST_ENTRIES
+        stages = 2 if 2 * stage <= device["MaxSharedMemoryPerBlockOptin"] else 1
+        self._shared = stages * stage
+        sizes = {"SLOTS": MOST_INPUTS, "WEIGHTS": MOST_WEIGHTS, "STAGES": stages}
         self._staged = {}
         for g in {g for (_, g, _), chunked in zip(packed.units_of, packed.chunks_of, strict=True) if chunked}:
-            self._staged[g] = loader.load(PACKAGE, "staged", {"GROUP": g, **sizes, **index}).get_function("staged")
+            defines = {"GROUP": g, "WARPS": STAGED_WARPS[g], **sizes, **index}
+            self._staged[g] = loader.load(PACKAGE, "staged", defines).get_function("staged")
             self._staged[g].max_dynamic_shared_size_bytes = self._shared
         tiles = loader.load(PACKAGE, "tiles", index)
         names = ("number", "gather_rows", "hash_rows", "match", "verify", "join", "slice_sums", "add_slices")
         self._kernel = {name: tiles.get_function(name) for name in names}
         settle = loader.load(PACKAGE, "settle", index)
         self._everyone, self._follow, self._positive = map(settle.get_function, ("everyone", "follow", "positive"))
-        device = xp.cuda.Device().attributes
         self._sms = device["MultiProcessorCount"]
-        fit = device["MaxSharedMemoryPerMultiprocessor"] // (self._shared + 1024)
-        self._blocks = self._sms * max(1, min(2, fit))
         self._width = max(packed.widths[1:])
         self._stride = self._width * TILE  # floats of a tile
         n = self._capacity = -(-max(1, capacity) // TILE) * TILE
@@ -112,7 +113,7 @@ class StreamRunner:
             rows = (self._list, identity) if self._listed else (u64(0), u64(0))
             g = packed.units_of[k][1]
             arguments = (*chunked, array, u64(stride), u32(is_bits), *target, *rows)
-            self._staged[g]((self._blocks,), (STAGED_THREADS[g],), arguments, shared_mem=self._shared)
+            self._staged[g]((self._sms,), (STAGED_WARPS[g] * 32,), arguments, shared_mem=self._shared)
         else:
             per_warp = u32(1 if packed.units_of[k][1] > 1 else 2)
             arguments = (packed.table, u32(k), per_warp, array, u64(stride), u32(is_bits), *target)

@@ -19,12 +19,21 @@ struct Layer {
   const u64* start;  // null: every unit has `width` entries
   const u32* output; // (units · g) output neurons, NONE for padding; null: unit u is output u
   const float* bias; // null: bias0 everywhere
+  // A second form of layers with g = 1, for fused.cu with QUADS = 4: slices of 32 units, lane i of a warp having unit
+  // i of a slice and four entries of it a step; slice s has the steps turn_start[s] … turn_start[s + 1] − 1.
+  const uint4* turns;
+  const u32* turn_start;
+  const u32* turn_output;  // null: unit u is output u
   float bias0, lower, upper;
   u32 inputs, outputs, units, g, width;
   u32 bias_all;      // bias to every entry, not only to those that are not zero
   u32 may_drop;      // rows that are zero after this layer stay so
   u32 entries;
   u32 sliced;        // g = 1 and width a multiple of 8: the entries of 16 units in turns of 8, see step_start
+  u32 slices;        // of the second form
+  u32 turn_steps;    // of every slice where turn_start is null
+  u32 coded;         // the second form's entries are one word, a bfloat16 above an index, else an index and a float
+  u32 unused;
 };
 
 __device__ __forceinline__ u64 unit_start(const Layer& layer, u32 unit) {
@@ -94,6 +103,8 @@ __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 __device__ __forceinline__ void copy_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+// The line into the second-level cache.
+__device__ __forceinline__ void prefetch(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 #endif
 
 // One neuron's part of a row's hash: a sum over all neurons, so that any order of adding gives the same.

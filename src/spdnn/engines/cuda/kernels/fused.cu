@@ -1,8 +1,8 @@
 // Several layers of a tile of ROWS rows without leaving shared memory.
 //
-// Definitions: ROWS (4, 8, 16, 32) rows of a tile, QUADS (1, 2) groups of four rows that a thread computes at a time,
-// THREADS, BLOCKS of a multiprocessor, GROUP (the largest g of any layer: 1 or 8), INDEX, and RING, how many steps of
-// entries a warp has on their way through shared memory (0: none; the entries then come straight to registers).
+// Definitions: ROWS (4, 8, 16, 32) rows of a tile, QUADS (1, 2, 4) groups of four rows that a thread computes at a time,
+// THREADS, BLOCKS of a multiprocessor, GROUP (the largest g of any layer: 1 or 8), INDEX. QUADS = 4 is for 16 rows,
+// g = 1 and layers that have the second form.
 #include "common.cuh"
 
 constexpr int PARTS = ROWS / (4 * QUADS);  // threads that share a unit
@@ -10,9 +10,10 @@ constexpr int ALONG = THREADS / PARTS;     // units at a time
 constexpr int STEP = 8;
 constexpr bool AHEAD = THREADS * BLOCKS < 1024;  // there are registers to bring entries in before they are needed
 
-// The rows of a quad: those of odd units in the other order, so that the threads of a warp use more banks.
+// The rows of a quad: neighbours take them in different orders, so that the threads of a warp use more banks.
 __device__ __forceinline__ int quad_row(int q) {
   if (QUADS == 1) return threadIdx.x % PARTS * 4;
+  if (QUADS == 4) return (q ^ (threadIdx.x & 3)) * 4;
   return threadIdx.x % PARTS * 8 + (q ^ (threadIdx.x / PARTS & 1)) * 4;
 }
 
@@ -49,21 +50,26 @@ __device__ __forceinline__ void add_entries(const Layer& layer, u64 from, u64 to
   }
 }
 
-// Activates a unit's sums and stores them. Returns a bit for each of the thread's rows with a value that is not zero.
+// Activates an output's sums and stores them. Returns a bit for each of the thread's rows with a value that is not zero.
+__device__ __forceinline__ u32 activate_and_store(const Layer& layer, u32 output, const float4 (&sum)[QUADS], float* out) {
+  const float bias = layer.bias ? layer.bias[output] : layer.bias0;
+  u32 alive = 0;
+#pragma unroll
+  for (int q = 0; q < QUADS; q++) {
+    const float4 y = activate(sum[q], bias, layer);
+    alive |= alive_bits(y, 1) << quad_row(q);
+    *(float4*)(out + output * ROWS + quad_row(q)) = y;
+  }
+  return alive;
+}
+
 template <int G>
 __device__ __forceinline__ u32 store(const Layer& layer, u32 unit, const float4 (&sum)[G][QUADS], float* out) {
   u32 alive = 0;
 #pragma unroll
   for (int g = 0; g < G; g++) {
     const u32 output = layer.output ? layer.output[unit * G + g] : unit;
-    if (output == NONE) continue;
-    const float bias = layer.bias ? layer.bias[output] : layer.bias0;
-#pragma unroll
-    for (int q = 0; q < QUADS; q++) {
-      const float4 y = activate(sum[g][q], bias, layer);
-      alive |= alive_bits(y, 1) << quad_row(q);
-      *(float4*)(out + output * ROWS + quad_row(q)) = y;
-    }
+    if (output != NONE) alive |= activate_and_store(layer, output, sum[g], out);
   }
   return alive;
 }
@@ -106,90 +112,67 @@ __device__ __forceinline__ u32 compute_even(const Layer& layer, const void* in, 
   return alive;
 }
 
-#if RING
-constexpr u32 TOGETHER = 32 / PARTS;              // units of a warp
-constexpr u32 RING_BYTES = TOGETHER * STEP * 6;   // of a step: u16 indices, then float weights
+#if QUADS == 4
 constexpr u32 WORDS = sizeof(Layer) / 4;
 
-__device__ __forceinline__ bool even(const Layer& layer) { return layer.sliced && layer.g == 1; }
-
-// The entries of the warp's units, in the order they are computed in, on their way RING steps ahead, across layers: they
-// don't depend on the activations. `layers` are the present layer and the next ones, in turns.
-struct Ahead {
-  const u32 (*layers)[WORDS];
-  u8* ring;
-  u32 last, layer, unit, step, produced, consumed;
-
-  __device__ __forceinline__ const Layer& at(u32 l) const { return *(const Layer*)layers[l % 3]; }
-
-  __device__ __forceinline__ void begin(u32 l) {
-    layer = l;
-    unit = threadIdx.x / 32 * TOGETHER;
-    step = 0;
-  }
-
-  // Send for one more step of the layers up to `limit`, if there is one.
-  __device__ __forceinline__ bool produce(u32 limit) {
-    while (layer <= limit && even(at(layer)) && unit >= at(layer).units) begin(layer + 1);
-    if (layer > limit || !even(at(layer))) return false;
-    const Layer& of = at(layer);
-    const u64 from = step_start(of, unit) + step * step_stride(of);
-    const u32 lane = threadIdx.x % 32;
-    u8* to = ring + produced % RING * RING_BYTES;
-    if (lane < TOGETHER) copy_async_16(to + lane * 16, of.index + from + lane * 8);
+// Four entries of a unit of the second form.
+template <bool CODED>
+struct Turn {
+  static constexpr int VECTORS = CODED ? 1 : 2;
+  uint4 at[VECTORS];
+  __device__ __forceinline__ void load(const uint4* from) {
 #pragma unroll
-    for (u32 i = lane; i < TOGETHER * 2; i += 32) copy_async_16(to + TOGETHER * 16 + i * 16, of.weight + from + i * 4);
-    copy_commit();
-    produced++;
-    if (++step == of.width / STEP) {
-      step = 0;
-      unit += ALONG;
-      if (unit >= of.units) begin(layer + 1);
-    }
-    return true;
+    for (int v = 0; v < VECTORS; v++) at[v] = __ldg(from + 32 * v);
   }
-
-  // The next step's entries, here for the whole warp.
-  __device__ __forceinline__ Step take() {
-    if (produced - consumed >= RING)
-      copy_wait<RING - 1>();
-    else
-      copy_wait<0>();
-    __syncwarp();
-    const u8* from = ring + consumed++ % RING * RING_BYTES;
-    const u32 mine = threadIdx.x % 32 / PARTS;
-    Step got;
-    got.index = *(const Indices<STEP>*)(from + mine * 16);
-    got.weight = *(const Floats<STEP>*)(from + TOGETHER * 16 + mine * 32);
-    __syncwarp();
-    return got;
+  __device__ __forceinline__ u32 word(int k) const {
+    const uint4& v = at[k / 4];
+    return k % 4 == 0 ? v.x : k % 4 == 1 ? v.y : k % 4 == 2 ? v.z : v.w;
+  }
+  __device__ __forceinline__ u32 index(int n) const { return CODED ? word(n) & 0xffff : word(2 * n); }
+  __device__ __forceinline__ float weight(int n) const {
+    return __uint_as_float(CODED ? word(n) & 0xffff0000 : word(2 * n + 1));
   }
 };
 
-// As compute_even, for layer l of `ahead`.
-template <bool BITS>
-__device__ __forceinline__ u32 compute_ahead(Ahead& ahead, u32 l, const void* in, float* out) {
-  const Layer& layer = ahead.at(l);
-  const u32 limit = min(l + 1, ahead.last - 1), steps = layer.width / STEP, units = layer.units;
-  while (ahead.produced - ahead.consumed < RING && ahead.produce(limit)) {
-  }
+// One layer, a unit a lane for all of the tile's rows.
+template <bool BITS, bool CODED>
+__device__ __forceinline__ u32 compute_turns(const Layer& layer, const void* in, float* out) {
   u32 alive = 0;
-  for (u32 first = threadIdx.x / 32 * TOGETHER; first < units; first += ALONG) {
+  for (u32 slice = threadIdx.x / 32; slice < layer.slices; slice += THREADS / 32) {
+    const u32 at = layer.turn_start ? layer.turn_start[slice] : slice * layer.turn_steps;
+    const u32 steps = layer.turn_start ? layer.turn_start[slice + 1] - at : layer.turn_steps;
+    const u32 unit = slice * 32 + threadIdx.x % 32;
+    const uint4* from = layer.turns + (u64)at * (32 * Turn<CODED>::VECTORS) + threadIdx.x % 32;
+    Turn<CODED> next;
+    next.load(from);
+    const u32 output = layer.turn_output ? layer.turn_output[unit] : unit;
     float4 sum[1][QUADS] = {};
     for (u32 s = 0; s < steps; s++) {
-      const Step now = ahead.take();
-      ahead.produce(limit);
+      const Turn<CODED> now = next;
+      from += 32 * Turn<CODED>::VECTORS;
+      next.load(from);
 #pragma unroll
-      for (int n = 0; n < STEP; n++) {
+      for (int n = 0; n < 4; n++) {
 #pragma unroll
-        for (int q = 0; q < QUADS; q++)
-          multiply_add(sum[0][q], now.weight.at[n], read<BITS>(in, now.index.at[n], quad_row(q)));
+        for (int q = 0; q < QUADS; q++) multiply_add(sum[0][q], now.weight(n), read<BITS>(in, now.index(n), quad_row(q)));
       }
     }
-    const u32 unit = first + threadIdx.x % 32 / PARTS;
-    if (unit < units) alive |= store<1>(layer, unit, sum, out);
+    if (output < layer.outputs) alive |= activate_and_store(layer, output, sum[0], out);
   }
   return alive;
+}
+
+template <bool BITS>
+__device__ __forceinline__ u32 compute_turned(const Layer& layer, const void* in, float* out) {
+  return layer.coded ? compute_turns<BITS, true>(layer, in, out) : compute_turns<BITS, false>(layer, in, out);
+}
+
+// What the warp will read first of a layer, on its way to the first-level cache while others still compute.
+__device__ __forceinline__ void expect(const Layer& layer) {
+  const u32 slice = threadIdx.x / 32;
+  if (slice >= layer.slices || layer.turn_start) return;
+  const u32 vectors = layer.coded ? 1 : 2;
+  prefetch(layer.turns + (u64)slice * layer.turn_steps * (32 * vectors) + threadIdx.x % 32 * vectors);
 }
 #endif
 
@@ -213,6 +196,56 @@ __device__ __forceinline__ u32 compute_any(const Layer& layer, const void* in, f
   return compute<BITS, 1>(layer, in, out);
 }
 
+// Rows and tiles: thread t has row t % ROWS and of it four neurons at a time. In which order it takes the four
+// depends on its neighbours, so that the threads of a warp use all banks.
+__device__ __forceinline__ int turned(int j) {
+  const int along = threadIdx.x / ROWS;
+  return ROWS == 32 ? j : j ^ (ROWS == 4 ? along >> 1 & 3 : ROWS == 8 ? along & 3 : along & 1);
+}
+__device__ __forceinline__ float part(float4 v, int j) { return j & 2 ? (j & 1 ? v.w : v.z) : (j & 1 ? v.y : v.x); }
+
+// The row `from` (null: zeros) of so many neurons, to its place in the tile. aligned: four at a time can be loaded.
+__device__ __forceinline__ void load_tile(const float* from, u32 neurons, bool aligned, float* tile) {
+  float* to = tile + threadIdx.x % ROWS;
+#pragma unroll 4
+  for (u32 n = threadIdx.x / ROWS * 4; n < neurons; n += THREADS / ROWS * 4) {
+    float4 v = make_float4(0, 0, 0, 0);
+    if (from && aligned && n + 4 <= neurons) {
+      v = *(const float4*)(from + n);
+    } else if (from) {
+      v.x = from[n];
+      if (n + 1 < neurons) v.y = from[n + 1];
+      if (n + 2 < neurons) v.z = from[n + 2];
+      if (n + 3 < neurons) v.w = from[n + 3];
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int j = turned(i);
+      if (n + j < neurons) to[(n + j) * ROWS] = part(v, j);
+    }
+  }
+}
+
+// The thread's row of the tile to `to`, which is aligned and padded to four values. Returns its part of the row's hash.
+__device__ __forceinline__ u64 keep_row(const float* tile, u32 neurons, float* to) {
+  const float* from = tile + threadIdx.x % ROWS;
+  u64 sum = 0;
+#pragma unroll 4
+  for (u32 n = threadIdx.x / ROWS * 4; n < neurons; n += THREADS / ROWS * 4) {
+    float4 v = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int j = turned(i);
+      if (n + j >= neurons) continue;
+      const float value = from[(n + j) * ROWS];
+      (j & 2 ? (j & 1 ? v.w : v.z) : (j & 1 ? v.y : v.x)) = value;
+      sum += hash_term(n + j, value);
+    }
+    *(float4*)(to + n) = v;
+  }
+  return sum;
+}
+
 // Layers first … last − 1 of the rows list[0 … *count − 1] (list null: 0 … *count − 1).
 //
 // The input is `bits` (tiles of ROWS rows, bit neuron·ROWS + row of a tile, `bits_stride` bytes a tile; rows then
@@ -227,9 +260,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   extern __shared__ __align__(16) float memory[];
   __shared__ u32 source[ROWS], target[ROWS], alive_rows;
   __shared__ u64 hash[ROWS];
-#if RING
-  __shared__ __align__(16) u32 turns[3][WORDS];
-  u8* ring = (u8*)(memory + 2 * span);
+#if QUADS == 4
+  __shared__ __align__(16) u32 ring[3][WORDS];  // the present layer and the next ones, in turns
 #endif
   const u32 rows = *count;
   if (rows < least) return;
@@ -242,54 +274,39 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       hash[threadIdx.x] = 0;
     }
     if (threadIdx.x == 0) alive_rows = 0;
+#if QUADS == 4
+    for (u32 i = threadIdx.x; i < 2 * WORDS; i += THREADS)
+      if (first + i / WORDS < last) ring[i / WORDS][i % WORDS] = ((const u32*)(layers + first))[i];
+#endif
     __syncthreads();
     float *now = memory, *next = memory + span;
+#if QUADS == 4
+    expect(*(const Layer*)ring[0]);
+#endif
     if (bits) {
       const uint4* from = (const uint4*)(bits + tile * bits_stride);
       uint4* to = (uint4*)now;
       for (u32 i = threadIdx.x; i < bits_stride / 16; i += THREADS) to[i] = from[i];
     } else {
-      const u32 neurons = layers[first].inputs;
       const u32 row = source[threadIdx.x % ROWS];
-      const float* from = x + (u64)(row == NONE ? 0 : row) * x_stride;
-      for (u32 n = threadIdx.x / ROWS; n < neurons; n += THREADS / ROWS)
-        now[n * ROWS + threadIdx.x % ROWS] = row == NONE ? 0.0f : from[n];
+      load_tile(row == NONE ? nullptr : x + (u64)row * x_stride, layers[first].inputs, x_stride % 4 == 0, now);
     }
     __syncthreads();
     u32 alive = 0;
     bool dead = false;
-#if RING
-    copy_wait_all();
-    u32 word = 0;
-    for (u32 i = threadIdx.x; i < 3 * WORDS; i += THREADS)
-      if (first + i / WORDS < last && i / WORDS < 2) turns[(first + i / WORDS) % 3][i % WORDS] = ((const u32*)(layers + first))[i];
-    if (threadIdx.x < WORDS && first + 2 < last) word = ((const u32*)(layers + first + 2))[threadIdx.x];
-    __syncthreads();
-    Ahead ahead = {turns, ring + threadIdx.x / 32 * RING * RING_BYTES, last};
-    ahead.begin(first);
-#endif
     for (u32 l = first; l < last; l++) {
-#if RING
-      if (threadIdx.x < WORDS) {
-        if (l + 2 < last) turns[(l + 2) % 3][threadIdx.x] = word;
-        if (l + 3 < last) word = ((const u32*)(layers + l + 3))[threadIdx.x];
-      }
-      const Layer& layer = ahead.at(l);
-      if (even(layer)) {
-        alive = bits && l == first ? compute_ahead<true>(ahead, l, now, next) : compute_ahead<false>(ahead, l, now, next);
-      } else {
-        if (ahead.layer <= l) ahead.begin(l + 1);
-        alive = bits && l == first ? compute_any<true>(layer, now, next) : compute_any<false>(layer, now, next);
-      }
-      const bool leave = early && layer.may_drop;
+#if QUADS == 4
+      const Layer& layer = *(const Layer*)ring[(l - first) % 3];
+      u32 word = 0;
+      if (threadIdx.x < WORDS && l + 2 < last) word = ((const u32*)(layers + l + 2))[threadIdx.x];
+      if (l + 1 < last) expect(*(const Layer*)ring[(l + 1 - first) % 3]);
+      alive = bits && l == first ? compute_turned<true>(layer, now, next) : compute_turned<false>(layer, now, next);
+      if (threadIdx.x < WORDS && l + 2 < last) ring[(l + 2 - first) % 3][threadIdx.x] = word;
 #else
       const Layer layer = layers[l];
-      const bool leave = early && layer.may_drop;
-      if (bits && l == first)
-        alive = compute_any<true>(layer, now, next);
-      else
-        alive = compute_any<false>(layer, now, next);
+      alive = bits && l == first ? compute_any<true>(layer, now, next) : compute_any<false>(layer, now, next);
 #endif
+      const bool leave = early && layer.may_drop;
       float* swap = now;
       now = next;
       next = swap;
@@ -305,25 +322,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     }
     if (alive) atomicOr(&alive_rows, alive);
     __syncthreads();
-    if (threadIdx.x == 0) {
-      u32 keep = valid == 32 ? NONE : (1u << valid) - 1;
-      if (drop) keep &= alive_rows;
-      u32 free = atomicAdd(kept_count, __popc(keep));
-      for (int r = 0; r < ROWS; r++) {
-        target[r] = keep >> r & 1 ? free++ : NONE;
-        if (r < valid) slot[source[r]] = target[r];
-      }
+    if (threadIdx.x < 32) {
+      const u32 keep = (valid == 32 ? NONE : (1u << valid) - 1) & (drop ? alive_rows : NONE);
+      u32 free = 0;
+      if (threadIdx.x == 0) free = atomicAdd(kept_count, __popc(keep));
+      free = __shfl_sync(NONE, free, 0);
+      const u32 to = keep >> threadIdx.x & 1 ? free + __popc(keep & ((1u << threadIdx.x) - 1)) : NONE;
+      if (threadIdx.x < ROWS) target[threadIdx.x] = to;
+      if ((int)threadIdx.x < valid) slot[source[threadIdx.x]] = to;
     }
     __syncthreads();
-    const u32 neurons = layers[last - 1].outputs;
     const u32 to = target[threadIdx.x % ROWS];
-    u64 sum = 0;
-    if (to != NONE)
-      for (u32 n = threadIdx.x / ROWS; n < neurons; n += THREADS / ROWS) {
-        const float value = now[n * ROWS + threadIdx.x % ROWS];
-        kept[(u64)to * kept_stride + n] = value;
-        sum += hash_term(n, value);
-      }
+    u64 sum = to == NONE ? 0 : keep_row(now, layers[last - 1].outputs, kept + (u64)to * kept_stride);
 #pragma unroll
     for (int lane = 16; lane >= ROWS; lane /= 2) sum += __shfl_xor_sync(NONE, sum, lane);
     if (threadIdx.x % 32 < ROWS && to != NONE) atomicAdd(&hash[threadIdx.x % ROWS], sum);

@@ -1,21 +1,26 @@
 // One layer over tiles of 128 rows (neuron-major within a tile), chunk by chunk (`chunks.py`): a block brings the
-// inputs and the entries of a chunk into shared memory and computes all outputs of the chunk from there.
+// inputs and the entries of a chunk into shared memory and computes all outputs of the chunk from there, while the
+// next chunk is on its way.
 //
 // A warp computes a unit of G outputs for two tiles at a time, a lane four rows of each: what a load of indices and
 // weights costs, the same as one of activations, is shared by more of those.
 //
-// Definitions: GROUP (1 or 8), SLOTS and WEIGHTS, the most inputs and weights of a chunk.
+// Definitions: GROUP (1 or 8), WARPS of a block, SLOTS and WEIGHTS, the most inputs and weights of a chunk, and STAGES,
+// the chunks there is room for: with 1, nothing is on its way while a chunk is computed.
 #include "common.cuh"
 
 constexpr int TILE = 128;
-constexpr int WARPS = GROUP > 1 ? 8 : 10;
 constexpr int STEP = 8;  // entries of a unit are a multiple of this
 constexpr int PAIR = 2;  // tiles at a time
+constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * 4;
+constexpr u32 STAGE_BYTES = SLOT_BYTES + WEIGHTS * 4 + WEIGHTS;
+
+// Of a chunk, a word for each of a warp's first lanes.
+enum Word { FIRST_INPUT, INPUTS, FIRST_UNIT, UNITS, FIRST_ENTRY, ENTRIES, WORDS = 8 };
 
 struct Chunked {
-  const u32* input_start;
+  const u32* chunk;  // (chunks, WORDS)
   const u32* input;
-  const u32* unit_start;
   const u32* output;
   const u32* entry_start;
   const u8* local;
@@ -25,25 +30,110 @@ struct Chunked {
   u32 chunks, bias_all;
 };
 
+struct Source {
+  const u8* in;
+  u64 stride;       // bytes of a tile
+  const u32* list;  // null: rows are where they are
+  u32 rows, is_bits;
+};
+
+// Tiles and a chunk for them.
+struct Item {
+  u32 tile0, tiles, chunk;
+  __device__ __forceinline__ Item(u32 number, u32 chunks, u32 along, u32 tiled) {
+    tile0 = number / chunks * along;
+    tiles = min(along, tiled - tile0);
+    chunk = number % chunks;
+  }
+};
+
+// What a warp has to know before it can send for a chunk; loaded well before.
+struct Order {
+  u32 head;             // lane i: word i of the chunk
+  u32 neuron;           // lane i: the input that goes to slot i · WARPS + warp
+  u32 row[PAIR * 4];    // where the lane's rows are
+  __device__ __forceinline__ u32 word(int k) const { return __shfl_sync(NONE, head, k); }
+};
+
+__device__ __forceinline__ u32 header(const Chunked& layer, const Item& item) {
+  const u32 lane = threadIdx.x % 32;
+  return lane < WORDS ? layer.chunk[item.chunk * WORDS + lane] : 0;
+}
+
+__device__ __forceinline__ void prepare(const Chunked& layer, const Source& source, const Item& item, Order& order) {
+  const u32 slot = threadIdx.x % 32 * WARPS + threadIdx.x / 32;
+  const u32 first = order.word(FIRST_INPUT), inputs = order.word(INPUTS);
+  order.neuron = slot < inputs ? layer.input[first + slot] : 0;
+  if (!source.list) return;
+#pragma unroll
+  for (int q = 0; q < PAIR * 4; q++) {
+    const u32 row = item.tile0 * TILE + q * 32 + threadIdx.x % 32;
+    order.row[q] = source.list[min(row, source.rows - 1)];
+  }
+}
+
 __device__ __forceinline__ void copy_all(void* shared, const void* global, u32 bytes) {
   for (u32 i = threadIdx.x * 16; i < bytes; i += WARPS * 32 * 16)
     copy_async_16((u8*)shared + i, (const u8*)global + i);
 }
 
+// Sends for the inputs and entries of a chunk, to a stage that is free. Bits stay bits there, 16 bytes a slot and tile.
+__device__ __forceinline__ void send(const Chunked& layer, const Source& source, const Item& item, const Order& order,
+                                     u8* stage) {
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const u32 inputs = order.word(INPUTS), entry0 = order.word(FIRST_ENTRY), entries = order.word(ENTRIES);
+  copy_all(stage + SLOT_BYTES, layer.weight + (u64)entry0 * GROUP, entries * GROUP * 4);
+  copy_all(stage + SLOT_BYTES + WEIGHTS * 4, layer.local + entry0, entries);
+  const u32 many = warp < inputs ? (inputs - warp + WARPS - 1) / WARPS : 0;
+  if (source.is_bits) {
+    if (warp == 0 && lane < PAIR * 4) ((u32*)stage)[inputs * PAIR * 4 + lane] = 0;
+    for (u32 t = 0; t < item.tiles; t++) {
+      const u8* from = source.in + (item.tile0 + t) * source.stride + (u64)order.neuron * 16;
+      if (lane < many) copy_async_16(stage + ((lane * WARPS + warp) * PAIR + t) * 16, from);
+    }
+    return;
+  }
+  float4* slots = (float4*)stage;
+  if (warp < PAIR) slots[(inputs * PAIR + warp) * 32 + lane] = make_float4(0, 0, 0, 0);
+#pragma unroll
+  for (int t = 0; t < PAIR; t++) {
+    if (t >= item.tiles) break;
+    if (source.list) {
+      const float* from[4];
+#pragma unroll
+      for (int q = 0; q < 4; q++) {
+        const u32 row = order.row[t * 4 + q];
+        from[q] = (const float*)(source.in + row / TILE * source.stride) + row % TILE;
+      }
+      for (u32 i = 0; i < many; i++) {
+        const u64 at = (u64)__shfl_sync(NONE, order.neuron, i) * TILE;
+        float* to = (float*)(slots + ((i * WARPS + warp) * PAIR + t) * 32) + lane;
+#pragma unroll
+        for (int q = 0; q < 4; q++) copy_async_4(to + q * 32, from[q] + at);
+      }
+    } else {
+      const float* from = (const float*)(source.in + (item.tile0 + t) * source.stride) + lane * 4;
+      for (u32 i = 0; i < many; i++) {
+        const u64 at = (u64)__shfl_sync(NONE, order.neuron, i) * TILE;
+        copy_async_16(slots + ((i * WARPS + warp) * PAIR + t) * 32 + lane, from + at);
+      }
+    }
+  }
+}
+
+__device__ __forceinline__ u32 slot_of(uint2 local, int n) { return (n < 4 ? local.x : local.y) >> n % 4 * 8 & 0xff; }
+
 // One step of a unit onto the sums of G outputs for TILES tiles; `mine` is the lane's place in the first slot.
 template <int G, int TILES>
-__device__ __forceinline__ void add(const u8* locals, const float* weights, const float4* mine,
-                                    float4 (&sum)[G][TILES]) {
+__device__ __forceinline__ void add(uint2 local, const float* weights, const float4* mine, float4 (&sum)[G][TILES]) {
   constexpr int AT_ONCE = G == 1 ? 4 : 1;
-  const uint2 local = *(const uint2*)locals;
 #pragma unroll
   for (int base = 0; base < STEP; base += AT_ONCE) {
     float4 x[AT_ONCE][TILES];
 #pragma unroll
     for (int n = 0; n < AT_ONCE; n++) {
-      const u32 slot = (base + n < 4 ? local.x : local.y) >> (base + n) % 4 * 8 & 0xff;
 #pragma unroll
-      for (int t = 0; t < TILES; t++) x[n][t] = mine[slot * (PAIR * 32) + t * 32];
+      for (int t = 0; t < TILES; t++) x[n][t] = mine[slot_of(local, base + n) * (PAIR * 32) + t * 32];
     }
     alignas(16) float w[AT_ONCE * G];
 #pragma unroll
@@ -59,23 +149,61 @@ __device__ __forceinline__ void add(const u8* locals, const float* weights, cons
   }
 }
 
+// The same where the inputs are bits; `mine` is the word of the lane's rows in the first slot, shifted by `shift`.
+template <int G, int TILES>
+__device__ __forceinline__ void add(uint2 local, const float* weights, const u32* mine, u32 shift,
+                                    float4 (&sum)[G][TILES]) {
+#pragma unroll
+  for (int n = 0; n < STEP; n++) {
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+      const u32 bits = mine[slot_of(local, n) * (PAIR * 4) + t * 4] >> shift;
+#pragma unroll
+      for (int g = 0; g < G; g++) {
+        const float w = weights[n * G + g];
+        if (bits & 1) sum[g][t].x += w;
+        if (bits & 2) sum[g][t].y += w;
+        if (bits & 4) sum[g][t].z += w;
+        if (bits & 8) sum[g][t].w += w;
+      }
+    }
+  }
+}
+
 // A warp's units, of which lane i knows where unit i's entries begin and output i and its bias.
 struct Share {
   u32 units, start, output;
   float bias;
+  __device__ __forceinline__ void load(const Chunked& layer, const Order& order) {
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 unit0 = order.word(FIRST_UNIT), all = order.word(UNITS), entry0 = order.word(FIRST_ENTRY);
+    const u32 many = (all + WARPS - 1) / WARPS, begin = unit0 + min(all, warp * many);
+    units = unit0 + min(all, (warp + 1) * many) - begin;
+    start = lane <= units ? layer.entry_start[begin + lane] - entry0 : 0;
+    output = lane < units * GROUP ? layer.output[begin * GROUP + lane] : NONE;
+    bias = layer.bias && output != NONE ? layer.bias[output] : layer.bias0;
+  }
 };
 
-// The units of a warp for TILES tiles from the slots, to `to`. Sets a byte of `any` for each of the lane's rows that
-// has a value.
-template <int TILES>
-__device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* locals,
-                                        const float* weights, const float4* mine, float* to, u64 out_stride,
-                                        u32 (&any)[PAIR]) {
+// The units of a warp for TILES tiles from a stage, to `to`. Sets a byte of `any` for each of the lane's rows that has
+// a value.
+template <int TILES, bool BITS>
+__device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* stage, float* to,
+                                        u64 out_stride, u32 (&any)[PAIR]) {
+  const u32 lane = threadIdx.x % 32;
+  const float* weights = (const float*)(stage + SLOT_BYTES);
+  const u8* locals = stage + SLOT_BYTES + WEIGHTS * 4;
   u32 k = __shfl_sync(NONE, share.start, 0);
   for (u32 unit = 0; unit < share.units; unit++) {
     const u32 stop = __shfl_sync(NONE, share.start, unit + 1);
     float4 sum[GROUP][TILES] = {};
-    for (; k < stop; k += STEP) add<GROUP, TILES>(locals + k, weights + k * GROUP, mine, sum);
+    for (; k < stop; k += STEP) {
+      const uint2 local = *(const uint2*)(locals + k);
+      if constexpr (BITS)
+        add<GROUP, TILES>(local, weights + k * GROUP, (const u32*)stage + lane / 8, lane % 8 * 4, sum);
+      else
+        add<GROUP, TILES>(local, weights + k * GROUP, (const float4*)stage + lane, sum);
+    }
 #pragma unroll
     for (int g = 0; g < GROUP; g++) {
       const u32 neuron = __shfl_sync(NONE, share.output, unit * GROUP + g);
@@ -94,85 +222,64 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
 // Row r of the tiles is row list[r] of the input, which is tiled alike; list null or *identity: row r itself.
 // in_stride: bytes a tile of the input, bits (then no list) or float; out_stride: floats a tile of the output.
 // alive[r] (null: not asked for) becomes 1 for rows with a value that is not zero. Any grid will do.
-extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
-    staged(const u32* input_start, const u32* input, const u32* unit_start, const u32* output, const u32* entry_start,
-           const u8* local, const float* weight, const float* bias, float bias0, float lower, float upper, u32 chunks,
-           u32 bias_all, const void* in, u64 in_stride, u32 is_bits, float* out, u64 out_stride, u8* alive,
-           const u32* count, const u32* list, const u32* identity) {
-  const Chunked layer = {input_start, input, unit_start, output, entry_start, local,  weight,
-                         bias,        bias0, lower,      upper,  chunks,      bias_all};
-  extern __shared__ __align__(16) float4 slots[];
-  float* weights = (float*)(slots + (SLOTS + 1) * PAIR * 32);
-  u8* locals = (u8*)(weights + WEIGHTS);
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const u32 rows = *count;
-  const bool gather = list && !*identity;
+extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
+    staged(const u32* chunk, const u32* input, const u32* output, const u32* entry_start, const u8* local,
+           const float* weight, const float* bias, float bias0, float lower, float upper, u32 chunks, u32 bias_all,
+           const u8* in, u64 in_stride, u32 is_bits, float* out, u64 out_stride, u8* alive, const u32* count,
+           const u32* list, const u32* identity) {
+  const Chunked layer = {chunk, input, output, entry_start, local, weight, bias, bias0, lower, upper, chunks, bias_all};
+  extern __shared__ __align__(16) u8 memory[];
+  const Source source = {in, in_stride, list && !*identity ? list : nullptr, *count, is_bits};
   // single tiles where pairs of them would leave blocks idle in the last turn
-  const u32 tiled = (rows + TILE - 1) / TILE, paired = (tiled + 1) / 2;
-  const u32 turns1 = (tiled * chunks + gridDim.x - 1) / gridDim.x, turns2 = (paired * chunks + gridDim.x - 1) / gridDim.x;
+  const u32 tiled = (source.rows + TILE - 1) / TILE, paired = (tiled + 1) / 2, step = gridDim.x;
+  const u32 turns1 = (tiled * chunks + step - 1) / step, turns2 = (paired * chunks + step - 1) / step;
   const u32 along = turns1 * 11 < turns2 * 20 ? 1 : PAIR;
   const u32 items = (along == 1 ? tiled : paired) * chunks;
-  for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
-    const u32 tile0 = item / chunks * along, chunk = item % chunks;
-    const u32 tiles = min(along, tiled - tile0);
-    const u32 first = layer.input_start[chunk], inputs = layer.input_start[chunk + 1] - first;
-    const u32 unit0 = layer.unit_start[chunk], units = layer.unit_start[chunk + 1] - unit0;
-    __syncthreads();  // the slots are free
-    const u32 entry0 = layer.entry_start[unit0], entries = layer.entry_start[unit0 + units] - entry0;
-    copy_all(locals, layer.local + entry0, entries);
-    copy_all(weights, layer.weight + (u64)entry0 * GROUP, entries * GROUP * 4);
-    if (warp < PAIR) slots[(inputs * PAIR + warp) * 32 + lane] = make_float4(0, 0, 0, 0);
-    for (u32 t = 0; t < tiles; t++) {
-      const u32 tile = tile0 + t;
-      const float* from[4];
-      if (gather) {
-#pragma unroll
-        for (int q = 0; q < 4; q++) {
-          const u32 row = tile * TILE + q * 32 + lane;
-          const u32 source = list[row < rows ? row : rows - 1];
-          from[q] = (const float*)((const u8*)in + source / TILE * in_stride) + source % TILE;
-        }
-      } else if (is_bits) {
-        from[0] = (const float*)((const u8*)in + tile * in_stride) + lane / 8;
-      } else {
-        from[0] = (const float*)((const u8*)in + tile * in_stride) + lane * 4;
-      }
-      for (u32 base = 0; base < inputs; base += WARPS * 32) {
-        const u32 u0 = base + lane * WARPS + warp;
-        const u32 mine = u0 < inputs ? layer.input[first + u0] : 0;
-        const u32 many = warp < inputs - base ? min(32u, (inputs - base + WARPS - 1 - warp) / WARPS) : 0;
-        for (u32 i = 0; i < many; i++) {
-          const u64 neuron = __shfl_sync(NONE, mine, i);
-          float4* to = slots + ((base + i * WARPS + warp) * PAIR + t) * 32;
-          if (gather) {
-#pragma unroll
-            for (int q = 0; q < 4; q++) copy_async_4((float*)to + q * 32 + lane, from[q] + neuron * TILE);
-          } else if (is_bits) {
-            to[lane] = four_bits(__ldg((const u32*)from[0] + neuron * (TILE / 32)) >> (lane % 8 * 4));
-          } else {
-            copy_async_16(to + lane, from[0] + neuron * TILE);
-          }
-        }
-      }
-    }
-    // a warp's units follow one another
-    const u32 many = (units + WARPS - 1) / WARPS, begin = unit0 + min(units, warp * many);
-    Share share;
-    share.units = unit0 + min(units, (warp + 1) * many) - begin;
-    share.start = lane <= share.units ? layer.entry_start[begin + lane] - entry0 : 0;
-    share.output = lane < share.units * GROUP ? layer.output[begin * GROUP + lane] : NONE;
-    share.bias = layer.bias && share.output != NONE ? layer.bias[share.output] : layer.bias0;
+  u32 number = blockIdx.x;
+  if (number >= items) return;
+  const u32 last = items - 1;  // what is prepared past the end isn't sent for
+  Order now, next;
+  Share share, following;
+  now.head = header(layer, Item(number, chunks, along, tiled));
+  next.head = header(layer, Item(min(number + step, last), chunks, along, tiled));
+  prepare(layer, source, Item(number, chunks, along, tiled), now);
+  share.load(layer, now);
+  send(layer, source, Item(number, chunks, along, tiled), now, memory);
+  prepare(layer, source, Item(min(number + step, last), chunks, along, tiled), next);
+  u32 head = header(layer, Item(min(number + 2 * step, last), chunks, along, tiled));
+  for (u32 turn = 0; number < items; turn++, number += step) {
+    const Item item(number, chunks, along, tiled);
+    u8* stage = memory + turn % STAGES * STAGE_BYTES;
     copy_wait_all();
-    __syncthreads();
+    __syncthreads();  // the chunk is here, and what the other stage held has been used
+    if (STAGES > 1 && number + step < items)
+      send(layer, source, Item(number + step, chunks, along, tiled), next, memory + (turn + 1) % STAGES * STAGE_BYTES);
+    following.load(layer, next);
+    Order later;
+    later.head = head;
+    prepare(layer, source, Item(min(number + 2 * step, last), chunks, along, tiled), later);
+    head = header(layer, Item(min(number + 3 * step, last), chunks, along, tiled));
     u32 any[PAIR] = {};
-    float* to = out + tile0 * out_stride + lane * 4;
-    if (tiles == 2)
-      compute<2>(layer, share, locals, weights, slots + lane, to, out_stride, any);
-    else
-      compute<1>(layer, share, locals, weights, slots + lane, to, out_stride, any);
-    for (u32 t = 0; alive && t < tiles; t++) {
-      u32* flags = (u32*)(alive + (tile0 + t) * TILE) + lane;
-      if (any[t] && (*flags | any[t]) != *flags) atomicOr(flags, any[t]);
+    float* to = out + item.tile0 * out_stride + threadIdx.x % 32 * 4;
+    if (is_bits) {
+      if (item.tiles == 2)
+        compute<2, true>(layer, share, stage, to, out_stride, any);
+      else
+        compute<1, true>(layer, share, stage, to, out_stride, any);
+    } else {
+      if (item.tiles == 2)
+        compute<2, false>(layer, share, stage, to, out_stride, any);
+      else
+        compute<1, false>(layer, share, stage, to, out_stride, any);
     }
+#pragma unroll
+    for (int t = 0; t < PAIR; t++)
+      if (alive && any[t]) atomicOr((u32*)(alive + (item.tile0 + t) * TILE) + threadIdx.x % 32, any[t]);
+    if (STAGES == 1 && number + step < items) {
+      __syncthreads();
+      send(layer, source, Item(number + step, chunks, along, tiled), next, memory);
+    }
+    share = following;
+    next = later;
   }
 }
