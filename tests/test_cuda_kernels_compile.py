@@ -15,15 +15,24 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 INDEX = [{"INDEX": "u16"}, {"INDEX": "u32"}]
 FORMS = {
     "fused": [
-        {"ROWS": rows, "QUADS": quads, "THREADS": threads, "BLOCKS": blocks, "GROUP": group, "INDEX": index}
-        for rows, quads, threads, blocks, group, index in [
-            (32, 1, 512, 2, 1, "u16"),
-            (32, 2, 512, 2, 1, "u16"),
-            (16, 4, 1024, 1, 1, "u16"),
-            (16, 4, 512, 1, 1, "u32"),
-            (4, 1, 1024, 1, 1, "u16"),
-            (8, 1, 512, 1, 8, "u16"),
-            (16, 1, 512, 2, 8, "u32"),
+        {
+            "ROWS": rows,
+            "QUADS": quads,
+            "THREADS": threads,
+            "BLOCKS": blocks,
+            "PITCH": pitch,
+            "TAKEN": taken,
+            "GROUP": group,
+            "INDEX": index,
+        }
+        for rows, taken, quads, threads, blocks, pitch, group, index in [
+            (32, 32, 1, 512, 2, 0, 1, "u16"),
+            (32, 32, 2, 512, 2, 0, 1, "u16"),
+            (16, 16, 4, 1024, 1, 1028, 1, "u16"),
+            (16, 14, 4, 512, 1, 0, 1, "u32"),
+            (4, 4, 1, 1024, 1, 0, 1, "u16"),
+            (8, 8, 1, 512, 1, 0, 8, "u16"),
+            (16, 16, 1, 512, 2, 0, 8, "u32"),
         ]
     ],
     "few": [{"THREADS": threads, **index} for threads, index in itertools.product((64, 1024), INDEX)],

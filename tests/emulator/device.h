@@ -46,6 +46,7 @@ struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) int2 { int x, y; };
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 
 namespace emulator {
@@ -393,3 +394,14 @@ inline bool spin() {
   return true;
 }
 #endif
+inline uint32_t load_acquire(const uint32_t* from) { return *from; }
+// Of the one thread of its block that doesn't wait for the others.
+inline void spin_alone() {
+#ifdef CONCURRENT
+  emulator::pass_on(false);
+#else
+  fprintf(stderr, "a block waits for others that don't run at the same time\n");
+  abort();
+#endif
+}
+inline void __threadfence() {}

@@ -193,6 +193,25 @@ def test_official_layers(regime, switches):
         assert profile[-1].computed <= 120
 
 
+def test_every_multiprocessor_has_a_narrow_tile():
+    """Rows that fill all multiprocessors with tiles of 14 rows, of a network whose neighbours read the same inputs."""
+    import cupy
+
+    from spdnn.engines.cuda.plan import CudaPlan
+    from spdnn.engines.cuda.stages import NARROW
+
+    rows = NARROW * cupy.cuda.Device().attributes["MultiProcessorCount"] - 3
+    network = challenge_network(1024, 7)
+    array = np.random.default_rng(3).random((rows, 1024)) < 0.6
+    plan = CudaPlan(network, rows, Options(variant="general", fold=False, merge=False), regime="stages")
+    assert plan._packed.alike
+    loaded = plan.load(Features.from_bool(array))
+    reference = ScipyEngine().prepare(network, rows=rows, options=Options(dtype="float64"))
+    want = reference.run(Features.from_bool(array), values=True).to_dense()
+    assert (want.any(axis=1)).sum() > rows * 0.9
+    np.testing.assert_allclose(plan.run(loaded, values=True).to_dense(), want, rtol=1e-5, atol=1e-5)
+
+
 def test_equal_rows_are_computed_once():
     random = np.random.default_rng(6)
     rows = np.tile(random.random((40, 96)) < 0.3, (25, 1))

@@ -35,17 +35,23 @@ LAYER = np.dtype(
     [(name, "<u8") for name in ("index", "weight", "start", "output", "bias", "turns", "turn_start", "turn_output")]
     + [(name, "<f4") for name in ("bias0", "lower", "upper")]
     + [(name, "<u4") for name in ("inputs", "outputs", "units", "g", "width", "bias_all", "may_drop", "entries")]
-    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "unused")]
+    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "alike")]
 )
 """The structure Layer of the kernels."""
+CHUNKED = np.dtype(
+    [(name, "<u8") for name in ("chunk", "input", "output", "entry_start", "local", "weight", "bias")]
+    + [(name, "<f4") for name in ("bias0", "lower", "upper")]
+    + [(name, "<u4") for name in ("chunks", "bias_all", "coded")]
+)
+"""The structure Chunked of `kernels/staged.cu`."""
 
 
 @dataclass(eq=False)
 class PackedLayer:
     """One layer on the device, in units or in chunks.
 
-    arrays : what `record`, a LAYER, points to, or for chunks the first arguments of `kernels/staged.cu`, which
-    `chunked` holds. units, g : their number and outputs of one. entries : padded ones included.
+    arrays : what `record`, a LAYER or for chunks a CHUNKED, points to. units, g : their number and outputs of one.
+    entries : padded ones included.
     """
 
     record: np.ndarray
@@ -53,7 +59,10 @@ class PackedLayer:
     units: int
     g: int
     entries: int
-    chunked: tuple[Any, ...] | None = None
+
+    @property
+    def chunked(self) -> bool:
+        return self.record.dtype == CHUNKED
 
     @property
     def nbytes(self) -> int:
@@ -98,6 +107,12 @@ def _conflicts(inputs: np.ndarray) -> float:
     eights = inputs.reshape(inputs.shape[0], -1, 2, 4, TURN)
     one, other = eights[:, :, 0], eights[:, :, 1]
     return float(((one != other) & (one % 2 == other % 2)).mean())
+
+
+def _alike(inputs: np.ndarray) -> bool:
+    """Whether eight lanes mostly read the same input. inputs : (steps, TURN_UNITS, TURN)."""
+    eights = inputs.reshape(inputs.shape[0], -1, 8, TURN)
+    return bool((eights != eights[:, :, :1]).mean() < FEW_CONFLICTS)
 
 
 def _spread(inputs: np.ndarray, start: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,6 +253,7 @@ class Packer:
             pairs = room[: 2 * words.size].reshape(words.shape[0], 2, TURN_UNITS, 2, 2)
             for part, array in enumerate((found, words)):
                 pairs[..., part] = array.reshape(words.shape[0], TURN_UNITS, 2, 2).transpose(0, 2, 1, 3)
+        record["alike"] = not source.size or _alike(inputs[source.get()])
         arrays = [room]
         record["turns"], record["slices"], record["coded"] = room.data.ptr, slices, coded
         if (steps == steps[0]).all():
@@ -253,20 +269,28 @@ class Packer:
 
     def pack_chunks(self, layer: SparseLayer, chunks: Chunks) -> PackedLayer:
         """A layer cut into chunks."""
-        xp = self._xp
-        host = (chunks.table(), chunks.inputs, chunks.outputs, chunks.entry_start)
-        arrays = [xp.asarray(array) for array in (*host, chunks.local, chunks.weights)]
-        bias0, bias = np.float32(0), np.uint64(0)
+        xp, record = self._xp, np.zeros((), CHUNKED)
+        halves = chunks.weights.view(np.uint16).reshape(*chunks.weights.shape, 2)
+        record["coded"] = coded = not halves[..., 0].any()
+        host = {
+            "chunk": chunks.table(),
+            "input": chunks.inputs,
+            "output": chunks.outputs,
+            "entry_start": chunks.entry_start,
+            "local": chunks.local,
+            "weight": halves[..., 1] if coded else chunks.weights,
+        }
         if np.ndim(layer.bias):
-            bias = xp.asarray(np.asarray(layer.bias, np.float32))
+            host["bias"] = np.asarray(layer.bias, np.float32)
         else:
-            bias0 = np.float32(layer.bias)
-        bounds = np.float32(layer.lower), np.float32(layer.upper)
-        rest = np.uint32(len(chunks)), np.uint32(layer.bias_rule == "all")
+            record["bias0"] = layer.bias
+        arrays = [xp.asarray(np.ascontiguousarray(array)) for array in host.values()]
+        for name, array in zip(host, arrays, strict=True):
+            record[name] = array.data.ptr
+        record["lower"], record["upper"], record["chunks"] = layer.lower, layer.upper, len(chunks)
+        record["bias_all"] = layer.bias_rule == "all"
         units, g = chunks.outputs.shape
-        keep = [*arrays, bias] if np.ndim(layer.bias) else arrays
-        chunked = (*arrays, bias, bias0, *bounds, *rest)
-        return PackedLayer(np.zeros((), LAYER), keep, units, g, chunks.local.size, chunked)
+        return PackedLayer(record, arrays, units, g, chunks.local.size)
 
 
 @dataclass(eq=False)
@@ -297,7 +321,9 @@ class PackedNetwork:
         self._packer = Packer(np.uint32 if self.wide else np.uint16)
         self.may_drop = droppable(self.network)
         self._resident: dict[int, PackedLayer] = {}
+        self._alike: list[bool] = []
         self.table = self._xp.zeros(len(self.network) * LAYER.itemsize, self._xp.uint8)
+        self.chunk_table = self._xp.zeros(len(self.network) * CHUNKED.itemsize if self.chunked else 0, self._xp.uint8)
         self._source: Iterator[tuple[int, SparseLayer, np.ndarray | Chunks]] | None = None
         self.widths.append(self.network.inputs)
         total = 0
@@ -308,7 +334,8 @@ class PackedNetwork:
             self.widths.append(layer.outputs)
             self.layer_bytes.append(packed.nbytes)
             self.units_of.append((packed.units, packed.g, packed.entries))
-            self.chunks_of.append(packed.chunked is not None)
+            self.chunks_of.append(packed.chunked)
+            self._alike.append(not packed.chunked and bool(packed.record["alike"]))
             total += packed.nbytes
             if total > self.limit and not self.streamed:
                 self.streamed = True
@@ -339,8 +366,13 @@ class PackedNetwork:
     def release(self) -> None:
         """Give the device's memory back."""
         self._resident.clear()
-        del self.table, self._packer
+        del self.table, self.chunk_table, self._packer
         self._xp.get_default_memory_pool().free_all_blocks()
+
+    @property
+    def alike(self) -> bool:
+        """Whether in all layers of the second form neighbouring outputs mostly read the same inputs."""
+        return bool(self._alike) and all(self._alike)
 
     def layer(self, k: int) -> PackedLayer:
         """Layer k, which is on the device."""
@@ -379,8 +411,15 @@ class PackedNetwork:
         self.expand = folder.expand if folder else None
 
     def _write_table(self, first: int, layers: list[PackedLayer]) -> None:
-        records = np.array([layer.record for layer in layers], LAYER).view(np.uint8)
-        self.table[first * LAYER.itemsize : (first + len(layers)) * LAYER.itemsize] = self._xp.asarray(records)
+        for table, kind in ((self.table, LAYER), (self.chunk_table, CHUNKED)):
+            records = np.zeros(len(layers), kind)
+            for k, layer in enumerate(layers):
+                if layer.record.dtype == kind:
+                    records[k] = layer.record
+            if table.size:
+                table[first * kind.itemsize : (first + len(layers)) * kind.itemsize] = self._xp.asarray(
+                    records.view(np.uint8)
+                )
 
     def windows(self) -> list[tuple[int, int]]:
         """The layer ranges that are on the device together: one range where all are."""

@@ -94,7 +94,7 @@ class CudaPlan(Plan):
             "windows": len(packed.windows()),
         }
         if shape:
-            facts |= {"tile_rows": shape.rows, "shared_bytes": 8 * shape.span, "threads": shape.threads}
+            facts |= {"tile_rows": shape.rows, "shared_bytes": shape.shared_bytes, "threads": shape.threads}
         facts["peak_device_bytes"] = int(self._xp.get_default_memory_pool().total_bytes())
         return {**facts, **super().describe()}
 

@@ -7,7 +7,7 @@ found (`kernels/settle.cu`), and all counts stay on the device, so that the whol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ SHARED_BYTES = 227 * 1024
 """Shared memory a block of an H100 or H200 may take; other GPUs' limits are asked for."""
 BOUNDARIES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 64, 96)
 """Layers after which a stage ends; past the last, every LATER layers."""
+NARROW = 14
+"""Rows of a tile where that gives every multiprocessor one, and all 16 would leave some without."""
 LATER = 128
 
 
@@ -34,13 +36,19 @@ def stage_bounds(first: int, last: int, every_layer: bool) -> list[tuple[int, in
 @dataclass(frozen=True)
 class TileShape:
     """How a tile is computed: its rows, floats of one of its two buffers, groups of four rows a thread computes at a
-    time (4: all of 16 rows, from the second form of `pack`), threads, and blocks of a multiprocessor."""
+    time (4: all of 16 rows, from the second form of `pack`), threads, blocks of a multiprocessor, and floats from one
+    row to the next of the tile that is brought in meanwhile (0: none is)."""
 
     rows: int
     span: int
     quads: int
     threads: int
     blocks: int
+    pitch: int = 0
+
+    @property
+    def shared_bytes(self) -> int:
+        return 4 * (2 * self.span + self.rows * self.pitch)
 
 
 def tile_shape(widths: Sequence[int], g: int, bits: bool, shared_limit: int) -> TileShape | None:
@@ -60,7 +68,10 @@ def tile_shape(widths: Sequence[int], g: int, bits: bool, shared_limit: int) -> 
             if rows == 16 and g == 1 and not two:
                 slices = -(-hidden // TURN_UNITS)
                 passes = -(-slices // 32)
-                return TileShape(rows, floats, 4, max(4, -(-slices // passes)) * 32, 1)
+                shape = TileShape(rows, floats, 4, max(4, -(-slices // passes)) * 32, 1)
+                # an odd number of 16 bytes, so that the same place of neighbouring rows is in different banks
+                ahead = replace(shape, pitch=4 * (-(-floats // rows // 4) | 1))
+                return ahead if ahead.shared_bytes + 2048 <= shared_limit else shape
             quads = 2 if g == 1 and rows >= 16 and hidden * rows >= 8192 else 1
             threads = 512 if two or quads > 1 or g > 1 else 1024
             return TileShape(rows, floats, quads, threads, 2 if two and g == 1 else 1)
@@ -86,13 +97,19 @@ class StageRunner:
             "QUADS": shape.quads,
             "THREADS": shape.threads,
             "BLOCKS": shape.blocks,
+            "PITCH": shape.pitch,
         }
         device = xp.cuda.Device().attributes
         self._sms = device["MultiProcessorCount"]
-        self._shared = 8 * self._span
+        self._shared = shape.shared_bytes
         self._blocks = self._sms * shape.blocks
-        self._fused = loader.load(PACKAGE, "fused", {**tile, "GROUP": group, **index}).get_function("fused")
-        self._fused.max_dynamic_shared_size_bytes = self._shared
+        self._fused = []
+        """(the most rows it is for, kernel): the first one that serves is taken."""
+        narrow = [(NARROW * self._sms, {"TAKEN": NARROW})] if shape.quads == 4 and packed.alike else []
+        for most, taken in (*narrow, (2**32 - 1, {})):
+            kernel = loader.load(PACKAGE, "fused", {**tile, "GROUP": group, **index, **taken}).get_function("fused")
+            kernel.max_dynamic_shared_size_bytes = self._shared
+            self._fused.append((most, kernel))
         self._few = self._few_kernel(index)
         settle = loader.load(PACKAGE, "settle", index)
         names = ("everyone", "follow", "merge", "row_sums", "positive")
@@ -172,16 +189,19 @@ class StageRunner:
         end = last == len(packed.network)
         drop = packed.may_drop[last] and (compact or end)
         few = 0 if self._source is None else self._few_rows
-        self._fused(
-            (self._blocks,),
-            (self._threads,),
-            (
-                packed.table, u32(first), u32(last), bits, stride, x, x_stride, rows_listed, count, kept,
-                u64(self._stride), self._hashes, self._slot, self._counts[0, s : s + 1], u32(self._span),
-                u32(compact), u32(drop), u32(few + 1),
-            ),
-            shared_mem=self._shared,
-        )  # fmt: skip
+        least = few + 1
+        for most, fused in self._fused if self._source is not None else self._fused[-1:]:
+            fused(
+                (self._blocks,),
+                (self._threads,),
+                (
+                    packed.table, u32(first), u32(last), bits, stride, x, x_stride, rows_listed, count, kept,
+                    u64(self._stride), self._hashes if merge and not end else null, self._slot,
+                    self._counts[0, s : s + 1], u32(self._span), u32(compact), u32(drop), u32(least), u32(most),
+                ),
+                shared_mem=self._shared,
+            )  # fmt: skip
+            least = max(least, most + 1)
         if few:
             self._few(
                 (few,),

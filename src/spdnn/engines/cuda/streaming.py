@@ -48,8 +48,10 @@ class StreamRunner:
         self._staged = {}
         for g in {g for (_, g, _), chunked in zip(packed.units_of, packed.chunks_of, strict=True) if chunked}:
             defines = {"GROUP": g, "WARPS": STAGED_WARPS[g], **sizes, **index}
-            self._staged[g] = loader.load(PACKAGE, "staged", defines).get_function("staged")
-            self._staged[g].max_dynamic_shared_size_bytes = self._shared
+            for together in (False, True):
+                module = loader.load(PACKAGE, "staged", defines, cooperative=together)
+                self._staged[g, together] = module.get_function("staged")
+                self._staged[g, together].max_dynamic_shared_size_bytes = self._shared
         tiles = loader.load(PACKAGE, "tiles", index)
         names = ("number", "gather_rows", "hash_rows", "match", "verify", "join", "slice_sums", "add_slices")
         self._kernel = {name: tiles.get_function(name) for name in names}
@@ -69,6 +71,7 @@ class StreamRunner:
         self._table = xp.zeros(1 << max(8, (2 * n - 1).bit_length()), xp.uint64)
         self._counts = xp.zeros((len(packed.network) + 1, 2), xp.uint32)
         """Rows after each numbering, and whether all stayed."""
+        self._arrived = xp.zeros(1, xp.uint32)
         copies = packed.copies
         self._copies = None if copies is None else xp.asarray(copies.astype(np.float32))
 
@@ -81,47 +84,65 @@ class StreamRunner:
         """Before the first step: every row stands for itself. `features` is (kind, array)."""
         self._table.data.memset_async(0, self._table.nbytes)
         self._counts.data.memset_async(0, self._counts.nbytes)
+        self._arrived.data.memset_async(0, self._arrived.nbytes)
+        self._met = 0
         self._everyone((self._sms,), (256,), (self.owner, np.uint32(rows), self._counts[0]))
         kind, array = features
         columns = self._packed.widths[0]
         self._input = (array, bit_stride(columns) if kind == "bits" else columns * TILE * 4, kind == "bits")
         self._next, self._numbered, self._listed = 0, 0, False
 
-    @staticmethod
-    def steps(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
-        """The layers first … last − 1 as `step` takes them."""
-        return [(k, k + 1) for k in range(first, last)]
+    def steps(self, first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
+        """The layers first … last − 1 as `step` takes them: chunked ones together up to where rows are numbered."""
+        packed = self._packed
+        bounds = [first]
+        for k in range(first + 1, last):
+            alike = (
+                packed.chunks_of[k - 1] and packed.chunks_of[k] and packed.units_of[k - 1][1] == packed.units_of[k][1]
+            )
+            if every_layer or not alike or checked(k - 1, len(packed.network)):
+                bounds.append(k)
+        return list(zip(bounds, [*bounds[1:], last], strict=True))
 
     def step(self, first: int, last: int, originals: int, *, merge: bool, compact: bool, profile: bool) -> None:
-        """Layer `first`, after which rows are dropped and merged if it is time to, or for a profile."""
-        k, packed, u32, u64 = first, self._packed, np.uint32, np.uint64
-        check = profile or checked(k, len(packed.network))
-        last = k + 1 == len(packed.network)
-        drop = bool(packed.may_drop[k + 1]) and (compact or last)
-        merge = merge and not last
-        number = last or (check and (merge or drop))
+        """Layers first … last − 1, after which rows are dropped and merged if it is time to, or for a profile."""
+        packed, u32, u64 = self._packed, np.uint32, np.uint64
+        check = profile or checked(last - 1, len(packed.network))
+        end = last == len(packed.network)
+        drop = bool(packed.may_drop[last]) and (compact or end)
+        merge = merge and not end
+        number = end or (check and (merge or drop))
         if number:
             self._keep.data.memset_async(0, self._keep.nbytes)
-        chunked = packed.layer(k).chunked
-        if self._listed and chunked is None:
-            self._gather(packed.widths[k])
+        chunked = packed.chunks_of[first]
+        if self._listed and not chunked:
+            self._gather(packed.widths[first])
         array, stride, is_bits = self._input
-        out = self._buffers[self._next]
+        out, other = self._buffers[self._next], self._buffers[self._next ^ 1]
         count, identity = self._count(), self._counts[self._numbered, 1:]
-        target = (out, u64(self._stride), self._keep if number else u64(0), count)
-        if chunked is not None:
+        keep = self._keep if number else u64(0)
+        if chunked:
             rows = (self._list, identity) if self._listed else (u64(0), u64(0))
-            g = packed.units_of[k][1]
-            arguments = (*chunked, array, u64(stride), u32(is_bits), *target, *rows)
-            self._staged[g]((self._sms,), (STAGED_WARPS[g] * 32,), arguments, shared_mem=self._shared)
+            g, layers = packed.units_of[first][1], last - first
+            arguments = (
+                packed.chunk_table, u32(first), u32(last), array, u64(stride), u32(is_bits), out, other,
+                u64(self._stride), keep, count, *rows, self._arrived, u32(self._met),
+            )  # fmt: skip
+            kernel = self._staged[g, layers > 1]
+            kernel((self._sms,), (STAGED_WARPS[g] * 32,), arguments, shared_mem=self._shared)
+            self._met += (layers - 1) * self._sms
+            out = (out, other)[(layers - 1) % 2]
+            self._next ^= layers % 2
         else:
-            per_warp = u32(1 if packed.units_of[k][1] > 1 else 2)
-            arguments = (packed.table, u32(k), per_warp, array, u64(stride), u32(is_bits), *target)
+            per_warp = u32(1 if packed.units_of[first][1] > 1 else 2)
+            target = (out, u64(self._stride), keep, count)
+            arguments = (packed.table, u32(first), per_warp, array, u64(stride), u32(is_bits), *target)
             self._stream((16 * self._sms,), (WARPS * 32,), arguments)
-        self._input, self._next, self._listed = (out, self._stride * 4, False), self._next ^ 1, False
-        self._depth_width = packed.widths[k + 1]
+            self._next ^= 1
+        self._input, self._listed = (out, self._stride * 4, False), False
+        self._depth_width = packed.widths[last]
         if number:
-            self._number(packed.widths[k + 1], originals, merge=merge, drop=drop)
+            self._number(packed.widths[last], originals, merge=merge, drop=drop)
 
     def _count(self) -> Any:
         return self._counts[self._numbered]

@@ -33,7 +33,7 @@ struct Layer {
   u32 slices;        // of the second form
   u32 turn_steps;    // of every slice where turn_start is null
   u32 coded;         // the second form's entries are one word, a bfloat16 above an index, else an index and a float
-  u32 unused;
+  u32 alike;         // neighbouring units mostly read the same inputs
 };
 
 __device__ __forceinline__ u64 unit_start(const Layer& layer, u32 unit) {

@@ -1,10 +1,15 @@
 // Several layers of a tile of ROWS rows without leaving shared memory.
 //
 // Definitions: ROWS (4, 8, 16, 32) rows of a tile, QUADS (1, 2, 4) groups of four rows that a thread computes at a time,
-// THREADS, BLOCKS of a multiprocessor, GROUP (the largest g of any layer: 1 or 8), INDEX. QUADS = 4 is for 16 rows,
-// g = 1 and layers that have the second form.
+// THREADS, BLOCKS of a multiprocessor, PITCH (0, or the floats from one row to the next of the block's next tile, which is
+// brought in row by row while a tile is computed), GROUP (the largest g of any layer: 1 or 8), INDEX. QUADS = 4 is for 16 rows,
+// g = 1 and layers that have the second form; TAKEN (14 or, by default, all) of the rows are then used, 14 where
+// neighbouring outputs read the same inputs: a last quarter of two rows is a load of half the size. Not for bits.
 #include "common.cuh"
 
+#ifndef TAKEN
+#define TAKEN ROWS
+#endif
 constexpr int PARTS = ROWS / (4 * QUADS);  // threads that share a unit
 constexpr int ALONG = THREADS / PARTS;     // units at a time
 constexpr int STEP = 8;
@@ -13,7 +18,7 @@ constexpr bool AHEAD = THREADS * BLOCKS < 1024;  // there are registers to bring
 // The rows of a quad: neighbours take them in different orders, so that the threads of a warp use more banks.
 __device__ __forceinline__ int quad_row(int q) {
   if (QUADS == 1) return threadIdx.x % PARTS * 4;
-  if (QUADS == 4) return (q ^ (threadIdx.x & 3)) * 4;
+  if (QUADS == 4) return (TAKEN < ROWS ? q : q ^ (threadIdx.x & 3)) * 4;
   return threadIdx.x % PARTS * 8 + (q ^ (threadIdx.x / PARTS & 1)) * 4;
 }
 
@@ -57,8 +62,13 @@ __device__ __forceinline__ u32 activate_and_store(const Layer& layer, u32 output
 #pragma unroll
   for (int q = 0; q < QUADS; q++) {
     const float4 y = activate(sum[q], bias, layer);
-    alive |= alive_bits(y, 1) << quad_row(q);
-    *(float4*)(out + output * ROWS + quad_row(q)) = y;
+    if (TAKEN < ROWS && q == QUADS - 1) {
+      alive |= (alive_bits(y, 1) & 3) << q * 4;
+      *(float2*)(out + output * ROWS + q * 4) = make_float2(y.x, y.y);
+    } else {
+      alive |= alive_bits(y, 1) << quad_row(q);
+      *(float4*)(out + output * ROWS + quad_row(q)) = y;
+    }
   }
   return alive;
 }
@@ -150,11 +160,19 @@ __device__ __forceinline__ u32 compute_turns(const Layer& layer, const void* in,
     for (u32 s = 0; s < steps; s++) {
       const Turn<CODED> now = next;
       from += 32 * Turn<CODED>::VECTORS;
-      next.load(from);
+      if (s + 1 < steps) next.load(from);
 #pragma unroll
       for (int n = 0; n < 4; n++) {
 #pragma unroll
-        for (int q = 0; q < QUADS; q++) multiply_add(sum[0][q], now.weight(n), read<BITS>(in, now.index(n), quad_row(q)));
+        for (int q = 0; q < QUADS; q++) {
+          if (TAKEN < ROWS && q == QUADS - 1) {
+            const float2 x = *(const float2*)((const float*)in + now.index(n) * ROWS + q * 4);
+            sum[0][q].x = fmaf(now.weight(n), x.x, sum[0][q].x);
+            sum[0][q].y = fmaf(now.weight(n), x.y, sum[0][q].y);
+          } else {
+            multiply_add(sum[0][q], now.weight(n), read<BITS>(in, now.index(n), quad_row(q)));
+          }
+        }
       }
     }
     if (output < layer.outputs) alive |= activate_and_store(layer, output, sum[0], out);
@@ -226,8 +244,9 @@ __device__ __forceinline__ void load_tile(const float* from, u32 neurons, bool a
   }
 }
 
-// The thread's row of the tile to `to`, which is aligned and padded to four values. Returns its part of the row's hash.
-__device__ __forceinline__ u64 keep_row(const float* tile, u32 neurons, float* to) {
+// The thread's row of the tile to `to`, which is aligned and padded to four values. Returns its part of the row's hash
+// where that is asked for.
+__device__ __forceinline__ u64 keep_row(const float* tile, u32 neurons, float* to, bool hashed) {
   const float* from = tile + threadIdx.x % ROWS;
   u64 sum = 0;
 #pragma unroll 4
@@ -239,12 +258,33 @@ __device__ __forceinline__ u64 keep_row(const float* tile, u32 neurons, float* t
       if (n + j >= neurons) continue;
       const float value = from[(n + j) * ROWS];
       (j & 2 ? (j & 1 ? v.w : v.z) : (j & 1 ? v.y : v.x)) = value;
-      sum += hash_term(n + j, value);
+      if (hashed) sum += hash_term(n + j, value);
     }
     *(float4*)(to + n) = v;
   }
   return sum;
 }
+
+#if PITCH
+// Sends for a tile's rows x[list[0]] … (list null: x[0] …), or its bits.
+__device__ __forceinline__ void send_tile(u32 tile, u32 rows, const u8* bits, u64 bits_stride, const float* x,
+                                          u64 x_stride, const u32* list, u32 neurons, float* coming) {
+  if (bits) {
+    for (u32 i = threadIdx.x * 16; i < bits_stride; i += THREADS * 16)
+      copy_async_16((u8*)coming + i, bits + tile * bits_stride + i);
+    return;
+  }
+  constexpr u32 WARPS = THREADS / 32;
+  const u32 pieces = (neurons + 3) / 4, warp = threadIdx.x / 32;
+  for (u32 r = warp % ROWS; r < TAKEN && tile * TAKEN + r < rows; r += WARPS) {
+    const u32 row = tile * TAKEN + r;
+    const float* from = x + (u64)(list ? list[row] : row) * x_stride;
+    const u32 helpers = WARPS > ROWS ? (WARPS - r + ROWS - 1) / ROWS : 1;  // warps of this row
+    for (u32 i = threadIdx.x % 32 + warp / ROWS * 32; i < pieces; i += helpers * 32)
+      copy_async_16(coming + r * PITCH + i * 4, from + i * 4);
+  }
+}
+#endif
 
 // Layers first … last − 1 of the rows list[0 … *count − 1] (list null: 0 … *count − 1).
 //
@@ -252,11 +292,12 @@ __device__ __forceinline__ u64 keep_row(const float* tile, u32 neurons, float* t
 // are 0 … *count − 1) or the rows of x (row-major, stride x_stride). Rows that are not dropped are written to
 // `kept`, row-major, in no particular order; `slot[r]` is where row r went, NONE if dropped. `early`: a tile
 // whose rows are all zero is left as soon as the network allows it. `drop`: zero rows are not kept at the end.
-// With fewer than `least` rows it does nothing: `few` does.
+// `hashes` null: not asked for.
+// With fewer than `least` or more than `most` rows it does nothing: another kernel does.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     fused(const Layer* layers, u32 first, u32 last, const u8* bits, u64 bits_stride, const float* x, u64 x_stride,
           const u32* list, const u32* count, float* kept, u64 kept_stride, u64* hashes, u32* slot, u32* kept_count,
-          u32 span, u32 early, u32 drop, u32 least) {
+          u32 span, u32 early, u32 drop, u32 least, u32 most) {
   extern __shared__ __align__(16) float memory[];
   __shared__ u32 source[ROWS], target[ROWS], alive_rows;
   __shared__ u64 hash[ROWS];
@@ -264,12 +305,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   __shared__ __align__(16) u32 ring[3][WORDS];  // the present layer and the next ones, in turns
 #endif
   const u32 rows = *count;
-  if (rows < least) return;
-  for (u32 tile = blockIdx.x; tile * ROWS < rows; tile += gridDim.x) {
+  if (rows < least || rows > most) return;
+#if PITCH
+  float* coming = memory + 2 * span;
+  const bool sent = bits || x_stride % 4 == 0;
+  if (sent && blockIdx.x * TAKEN < rows)
+    send_tile(blockIdx.x, rows, bits, bits_stride, x, x_stride, list, layers[first].inputs, coming);
+#endif
+  for (u32 tile = blockIdx.x; tile * TAKEN < rows; tile += gridDim.x) {
     __syncthreads();
-    const int valid = min((u32)ROWS, rows - tile * ROWS);
+    const int valid = min((u32)TAKEN, rows - tile * TAKEN);
     if (threadIdx.x < ROWS) {
-      const u32 row = tile * ROWS + threadIdx.x;
+      const u32 row = tile * TAKEN + threadIdx.x;
       source[threadIdx.x] = (int)threadIdx.x < valid ? (list ? list[row] : row) : NONE;
       hash[threadIdx.x] = 0;
     }
@@ -278,10 +325,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (u32 i = threadIdx.x; i < 2 * WORDS; i += THREADS)
       if (first + i / WORDS < last) ring[i / WORDS][i % WORDS] = ((const u32*)(layers + first))[i];
 #endif
+#if PITCH
+    copy_wait_all();
+#endif
     __syncthreads();
     float *now = memory, *next = memory + span;
 #if QUADS == 4
     expect(*(const Layer*)ring[0]);
+#endif
+#if PITCH
+    if (bits) {
+      for (u32 i = threadIdx.x; i < bits_stride / 16; i += THREADS) ((uint4*)now)[i] = ((const uint4*)coming)[i];
+    } else if (sent) {
+      const int r = threadIdx.x % ROWS;
+      load_tile(r < valid ? coming + r * PITCH : nullptr, layers[first].inputs, true, now);
+    } else
 #endif
     if (bits) {
       const uint4* from = (const uint4*)(bits + tile * bits_stride);
@@ -292,6 +350,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       load_tile(row == NONE ? nullptr : x + (u64)row * x_stride, layers[first].inputs, x_stride % 4 == 0, now);
     }
     __syncthreads();
+#if PITCH
+    if (sent && (tile + gridDim.x) * TAKEN < rows)
+      send_tile(tile + gridDim.x, rows, bits, bits_stride, x, x_stride, list, layers[first].inputs, coming);
+#endif
     u32 alive = 0;
     bool dead = false;
     for (u32 l = first; l < last; l++) {
@@ -333,7 +395,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     }
     __syncthreads();
     const u32 to = target[threadIdx.x % ROWS];
-    u64 sum = to == NONE ? 0 : keep_row(now, layers[last - 1].outputs, kept + (u64)to * kept_stride);
+    u64 sum = to == NONE ? 0 : keep_row(now, layers[last - 1].outputs, kept + (u64)to * kept_stride, hashes);
+    if (!hashes) continue;
 #pragma unroll
     for (int lane = 16; lane >= ROWS; lane /= 2) sum += __shfl_xor_sync(NONE, sum, lane);
     if (threadIdx.x % 32 < ROWS && to != NONE) atomicAdd(&hash[threadIdx.x % ROWS], sum);

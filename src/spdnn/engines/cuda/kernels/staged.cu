@@ -1,6 +1,7 @@
-// One layer over tiles of 128 rows (neuron-major within a tile), chunk by chunk (`chunks.py`): a block brings the
-// inputs and the entries of a chunk into shared memory and computes all outputs of the chunk from there, while the
-// next chunk is on its way.
+// Layers over tiles of 128 rows (neuron-major within a tile), chunk by chunk (`chunks.py`): a block brings the inputs
+// and the entries of a chunk into shared memory and computes all outputs of the chunk from there, while the next chunk
+// is on its way. Between two layers all blocks wait for each other; what doesn't depend on activations is sent for
+// before.
 //
 // A warp computes a unit of G outputs for two tiles at a time, a lane four rows of each: what a load of indices and
 // weights costs, the same as one of activations, is shared by more of those.
@@ -15,20 +16,32 @@ constexpr int PAIR = 2;  // tiles at a time
 constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * 4;
 constexpr u32 STAGE_BYTES = SLOT_BYTES + WEIGHTS * 4 + WEIGHTS;
 
+#ifndef EMULATED
+__device__ __forceinline__ u32 load_acquire(const u32* from) {
+  u32 value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+// Between two looks at a word that another block will store.
+__device__ __forceinline__ void spin_alone() {}
+#endif
+
 // Of a chunk, a word for each of a warp's first lanes.
 enum Word { FIRST_INPUT, INPUTS, FIRST_UNIT, UNITS, FIRST_ENTRY, ENTRIES, WORDS = 8 };
 
+// A layer. Mirrors `pack.CHUNKED` in Python.
 struct Chunked {
   const u32* chunk;  // (chunks, WORDS)
   const u32* input;
   const u32* output;
   const u32* entry_start;
   const u8* local;
-  const float* weight;
-  const float* bias;  // null: bias0 everywhere
+  const void* weight;  // float, or where coded the upper halves, which are exact
+  const float* bias;   // null: bias0 everywhere
   float bias0, lower, upper;
-  u32 chunks, bias_all;
+  u32 chunks, bias_all, coded;
 };
+constexpr u32 LAYER_WORDS = sizeof(Chunked) / 4;
 
 struct Source {
   const u8* in;
@@ -77,13 +90,16 @@ __device__ __forceinline__ void copy_all(void* shared, const void* global, u32 b
     copy_async_16((u8*)shared + i, (const u8*)global + i);
 }
 
-// Sends for the inputs and entries of a chunk, to a stage that is free. Bits stay bits there, 16 bytes a slot and tile.
-__device__ __forceinline__ void send(const Chunked& layer, const Source& source, const Item& item, const Order& order,
-                                     u8* stage) {
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const u32 inputs = order.word(INPUTS), entry0 = order.word(FIRST_ENTRY), entries = order.word(ENTRIES);
-  copy_all(stage + SLOT_BYTES, layer.weight + (u64)entry0 * GROUP, entries * GROUP * 4);
+// Sends for the entries of a chunk, to a stage that is free.
+__device__ __forceinline__ void send_entries(const Chunked& layer, const Order& order, u8* stage) {
+  const u32 entry0 = order.word(FIRST_ENTRY), entries = order.word(ENTRIES), bytes = GROUP * (layer.coded ? 2 : 4);
+  copy_all(stage + SLOT_BYTES, (const u8*)layer.weight + (u64)entry0 * bytes, entries * bytes);
   copy_all(stage + SLOT_BYTES + WEIGHTS * 4, layer.local + entry0, entries);
+}
+
+// Sends for the inputs of a chunk, to the same stage. Bits stay bits there, 16 bytes a slot and tile.
+__device__ __forceinline__ void send_inputs(const Source& source, const Item& item, const Order& order, u8* stage) {
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, inputs = order.word(INPUTS);
   const u32 many = warp < inputs ? (inputs - warp + WARPS - 1) / WARPS : 0;
   if (source.is_bits) {
     if (warp == 0 && lane < PAIR * 4) ((u32*)stage)[inputs * PAIR * 4 + lane] = 0;
@@ -123,10 +139,36 @@ __device__ __forceinline__ void send(const Chunked& layer, const Source& source,
 
 __device__ __forceinline__ u32 slot_of(uint2 local, int n) { return (n < 4 ? local.x : local.y) >> n % 4 * 8 & 0xff; }
 
-// One step of a unit onto the sums of G outputs for TILES tiles; `mine` is the lane's place in the first slot.
-template <int G, int TILES>
-__device__ __forceinline__ void add(uint2 local, const float* weights, const float4* mine, float4 (&sum)[G][TILES]) {
-  constexpr int AT_ONCE = G == 1 ? 4 : 1;
+// N weights, 4 or a multiple, from weight `first` of a stage on.
+template <int N, bool CODED>
+struct Weights {
+  float at[N];
+  __device__ __forceinline__ Weights(const u8* weights, u32 first) {
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      if constexpr (CODED) {
+        const uint2 two = *(const uint2*)(weights + (first + i) * 2);
+        at[i] = __uint_as_float(two.x << 16);
+        at[i + 1] = __uint_as_float(two.x & 0xffff0000);
+        at[i + 2] = __uint_as_float(two.y << 16);
+        at[i + 3] = __uint_as_float(two.y & 0xffff0000);
+      } else {
+        const float4 four = *(const float4*)(weights + (first + i) * 4);
+        at[i] = four.x;
+        at[i + 1] = four.y;
+        at[i + 2] = four.z;
+        at[i + 3] = four.w;
+      }
+    }
+  }
+};
+
+constexpr int AT_ONCE = GROUP == 1 ? 4 : 1;  // entries
+
+// One step of a unit, from entry k on, onto the sums for TILES tiles; `mine` is the lane's place in the first slot.
+template <int TILES, bool CODED>
+__device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const float4* mine,
+                                    float4 (&sum)[GROUP][TILES]) {
 #pragma unroll
   for (int base = 0; base < STEP; base += AT_ONCE) {
     float4 x[AT_ONCE][TILES];
@@ -135,36 +177,37 @@ __device__ __forceinline__ void add(uint2 local, const float* weights, const flo
 #pragma unroll
       for (int t = 0; t < TILES; t++) x[n][t] = mine[slot_of(local, base + n) * (PAIR * 32) + t * 32];
     }
-    alignas(16) float w[AT_ONCE * G];
-#pragma unroll
-    for (int i = 0; i < AT_ONCE * G; i += 4) *(float4*)(w + i) = *(const float4*)(weights + base * G + i);
+    const Weights<AT_ONCE * GROUP, CODED> w(weights, (k + base) * GROUP);
 #pragma unroll
     for (int n = 0; n < AT_ONCE; n++) {
 #pragma unroll
-      for (int g = 0; g < G; g++) {
+      for (int g = 0; g < GROUP; g++) {
 #pragma unroll
-        for (int t = 0; t < TILES; t++) multiply_add(sum[g][t], w[n * G + g], x[n][t]);
+        for (int t = 0; t < TILES; t++) multiply_add(sum[g][t], w.at[n * GROUP + g], x[n][t]);
       }
     }
   }
 }
 
 // The same where the inputs are bits; `mine` is the word of the lane's rows in the first slot, shifted by `shift`.
-template <int G, int TILES>
-__device__ __forceinline__ void add(uint2 local, const float* weights, const u32* mine, u32 shift,
-                                    float4 (&sum)[G][TILES]) {
+template <int TILES, bool CODED>
+__device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const u32* mine, u32 shift,
+                                    float4 (&sum)[GROUP][TILES]) {
 #pragma unroll
-  for (int n = 0; n < STEP; n++) {
+  for (int base = 0; base < STEP; base += AT_ONCE) {
+    const Weights<AT_ONCE * GROUP, CODED> w(weights, (k + base) * GROUP);
 #pragma unroll
-    for (int t = 0; t < TILES; t++) {
-      const u32 bits = mine[slot_of(local, n) * (PAIR * 4) + t * 4] >> shift;
+    for (int n = 0; n < AT_ONCE; n++) {
 #pragma unroll
-      for (int g = 0; g < G; g++) {
-        const float w = weights[n * G + g];
-        if (bits & 1) sum[g][t].x += w;
-        if (bits & 2) sum[g][t].y += w;
-        if (bits & 4) sum[g][t].z += w;
-        if (bits & 8) sum[g][t].w += w;
+      for (int t = 0; t < TILES; t++) {
+        const u32 bits = mine[slot_of(local, base + n) * (PAIR * 4) + t * 4] >> shift;
+#pragma unroll
+        for (int g = 0; g < GROUP; g++) {
+          if (bits & 1) sum[g][t].x += w.at[n * GROUP + g];
+          if (bits & 2) sum[g][t].y += w.at[n * GROUP + g];
+          if (bits & 4) sum[g][t].z += w.at[n * GROUP + g];
+          if (bits & 8) sum[g][t].w += w.at[n * GROUP + g];
+        }
       }
     }
   }
@@ -187,11 +230,11 @@ struct Share {
 
 // The units of a warp for TILES tiles from a stage, to `to`. Sets a byte of `any` for each of the lane's rows that has
 // a value.
-template <int TILES, bool BITS>
+template <int TILES, bool BITS, bool CODED>
 __device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* stage, float* to,
                                         u64 out_stride, u32 (&any)[PAIR]) {
   const u32 lane = threadIdx.x % 32;
-  const float* weights = (const float*)(stage + SLOT_BYTES);
+  const u8* weights = stage + SLOT_BYTES;
   const u8* locals = stage + SLOT_BYTES + WEIGHTS * 4;
   u32 k = __shfl_sync(NONE, share.start, 0);
   for (u32 unit = 0; unit < share.units; unit++) {
@@ -200,9 +243,9 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
     for (; k < stop; k += STEP) {
       const uint2 local = *(const uint2*)(locals + k);
       if constexpr (BITS)
-        add<GROUP, TILES>(local, weights + k * GROUP, (const u32*)stage + lane / 8, lane % 8 * 4, sum);
+        add<TILES, CODED>(local, weights, k, (const u32*)stage + lane / 8, lane % 8 * 4, sum);
       else
-        add<GROUP, TILES>(local, weights + k * GROUP, (const float4*)stage + lane, sum);
+        add<TILES, CODED>(local, weights, k, (const float4*)stage + lane, sum);
     }
 #pragma unroll
     for (int g = 0; g < GROUP; g++) {
@@ -219,67 +262,109 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
   }
 }
 
-// Row r of the tiles is row list[r] of the input, which is tiled alike; list null or *identity: row r itself.
-// in_stride: bytes a tile of the input, bits (then no list) or float; out_stride: floats a tile of the output.
-// alive[r] (null: not asked for) becomes 1 for rows with a value that is not zero. Any grid will do.
+template <int TILES>
+__device__ __forceinline__ void compute(const Chunked& layer, bool is_bits, const Share& share, const u8* stage,
+                                        float* to, u64 out_stride, u32 (&any)[PAIR]) {
+  if (is_bits && layer.coded)
+    compute<TILES, true, true>(layer, share, stage, to, out_stride, any);
+  else if (is_bits)
+    compute<TILES, true, false>(layer, share, stage, to, out_stride, any);
+  else if (layer.coded)
+    compute<TILES, false, true>(layer, share, stage, to, out_stride, any);
+  else
+    compute<TILES, false, false>(layer, share, stage, to, out_stride, any);
+}
+
+// Until `goal` blocks have come here. What they have written before can then be read, past the first-level cache.
+__device__ __forceinline__ void meet(u32* arrived, u32 goal) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(arrived, 1);
+    while (load_acquire(arrived) < goal) spin_alone();
+  }
+  __syncthreads();
+}
+
+// Layers first … last − 1. Row r of the tiles is row list[r] of the input, which is tiled alike; list null or *identity:
+// row r itself. in_stride: bytes a tile of the input, bits (then no list) or float; out_stride: floats a tile of the
+// outputs, which go to `out` and `other` in turns. alive[r] (null: not asked for) becomes 1 for rows with a value that is
+// not zero in the end. `arrived`: how many blocks have met so far, `met` at the start. For more than one layer all blocks
+// must run at the same time.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
-    staged(const u32* chunk, const u32* input, const u32* output, const u32* entry_start, const u8* local,
-           const float* weight, const float* bias, float bias0, float lower, float upper, u32 chunks, u32 bias_all,
-           const u8* in, u64 in_stride, u32 is_bits, float* out, u64 out_stride, u8* alive, const u32* count,
-           const u32* list, const u32* identity) {
-  const Chunked layer = {chunk, input, output, entry_start, local, weight, bias, bias0, lower, upper, chunks, bias_all};
+    staged(const Chunked* layers, u32 first, u32 last, const u8* in, u64 in_stride, u32 is_bits, float* out, float* other,
+           u64 out_stride, u8* alive, const u32* count, const u32* list, const u32* identity, u32* arrived, u32 met) {
   extern __shared__ __align__(16) u8 memory[];
-  const Source source = {in, in_stride, list && !*identity ? list : nullptr, *count, is_bits};
-  // single tiles where pairs of them would leave blocks idle in the last turn
+  __shared__ __align__(16) u32 ring[2][LAYER_WORDS];  // the present layer and the next one, in turns
+  Source source = {in, in_stride, list && !*identity ? list : nullptr, *count, is_bits};
   const u32 tiled = (source.rows + TILE - 1) / TILE, paired = (tiled + 1) / 2, step = gridDim.x;
-  const u32 turns1 = (tiled * chunks + step - 1) / step, turns2 = (paired * chunks + step - 1) / step;
-  const u32 along = turns1 * 11 < turns2 * 20 ? 1 : PAIR;
-  const u32 items = (along == 1 ? tiled : paired) * chunks;
-  u32 number = blockIdx.x;
-  if (number >= items) return;
-  const u32 last = items - 1;  // what is prepared past the end isn't sent for
-  Order now, next;
-  Share share, following;
-  now.head = header(layer, Item(number, chunks, along, tiled));
-  next.head = header(layer, Item(min(number + step, last), chunks, along, tiled));
-  prepare(layer, source, Item(number, chunks, along, tiled), now);
-  share.load(layer, now);
-  send(layer, source, Item(number, chunks, along, tiled), now, memory);
-  prepare(layer, source, Item(min(number + step, last), chunks, along, tiled), next);
-  u32 head = header(layer, Item(min(number + 2 * step, last), chunks, along, tiled));
-  for (u32 turn = 0; number < items; turn++, number += step) {
-    const Item item(number, chunks, along, tiled);
-    u8* stage = memory + turn % STAGES * STAGE_BYTES;
-    copy_wait_all();
-    __syncthreads();  // the chunk is here, and what the other stage held has been used
-    if (STAGES > 1 && number + step < items)
-      send(layer, source, Item(number + step, chunks, along, tiled), next, memory + (turn + 1) % STAGES * STAGE_BYTES);
-    following.load(layer, next);
-    Order later;
-    later.head = head;
-    prepare(layer, source, Item(min(number + 2 * step, last), chunks, along, tiled), later);
-    head = header(layer, Item(min(number + 3 * step, last), chunks, along, tiled));
-    u32 any[PAIR] = {};
-    float* to = out + item.tile0 * out_stride + threadIdx.x % 32 * 4;
-    if (is_bits) {
-      if (item.tiles == 2)
-        compute<2, true>(layer, share, stage, to, out_stride, any);
-      else
-        compute<1, true>(layer, share, stage, to, out_stride, any);
-    } else {
-      if (item.tiles == 2)
-        compute<2, false>(layer, share, stage, to, out_stride, any);
-      else
-        compute<1, false>(layer, share, stage, to, out_stride, any);
+  if (threadIdx.x < LAYER_WORDS) ring[0][threadIdx.x] = ((const u32*)(layers + first))[threadIdx.x];
+  __syncthreads();
+  u32 turn = 0;  // stages are used in turns
+  for (u32 l = first; l < last; l++) {
+    const Chunked& layer = *(const Chunked*)ring[(l - first) % 2];
+    const u32 chunks = layer.chunks;
+    // single tiles where pairs of them would leave blocks idle in the last turn
+    const u32 turns1 = (tiled * chunks + step - 1) / step, turns2 = (paired * chunks + step - 1) / step;
+    const u32 along = turns1 * 11 < turns2 * 20 ? 1 : PAIR;
+    const u32 items = (along == 1 ? tiled : paired) * chunks, end = max(items, 1u) - 1;
+    u32 number = blockIdx.x;
+    Order now, next;
+    Share share, following;
+    u32 head = 0;
+    if (number < items) {  // what is prepared past the end isn't sent for
+      now.head = header(layer, Item(number, chunks, along, tiled));
+      next.head = header(layer, Item(min(number + step, end), chunks, along, tiled));
+      head = header(layer, Item(min(number + 2 * step, end), chunks, along, tiled));
+      prepare(layer, source, Item(number, chunks, along, tiled), now);
+      send_entries(layer, now, memory + turn % STAGES * STAGE_BYTES);
+      share.load(layer, now);
+      prepare(layer, source, Item(min(number + step, end), chunks, along, tiled), next);
     }
+    u32 word = 0;
+    if (threadIdx.x < LAYER_WORDS && l + 1 < last) word = ((const u32*)(layers + l + 1))[threadIdx.x];
+    if (l > first) meet(arrived, met += step);
+    if (threadIdx.x < LAYER_WORDS && l + 1 < last) ring[(l + 1 - first) % 2][threadIdx.x] = word;
+    if (number < items)
+      send_inputs(source, Item(number, chunks, along, tiled), now, memory + turn % STAGES * STAGE_BYTES);
+    for (; number < items; turn++, number += step) {
+      const Item item(number, chunks, along, tiled);
+      u8* stage = memory + turn % STAGES * STAGE_BYTES;
+      copy_wait_all();
+      __syncthreads();  // the chunk is here, and what the other stage held has been used
+      if (STAGES > 1 && number + step < items) {
+        u8* other_stage = memory + (turn + 1) % STAGES * STAGE_BYTES;
+        send_entries(layer, next, other_stage);
+        send_inputs(source, Item(number + step, chunks, along, tiled), next, other_stage);
+      }
+      following.load(layer, next);
+      Order later;
+      later.head = head;
+      prepare(layer, source, Item(min(number + 2 * step, end), chunks, along, tiled), later);
+      head = header(layer, Item(min(number + 3 * step, end), chunks, along, tiled));
+      u32 any[PAIR] = {};
+      float* to = out + item.tile0 * out_stride + threadIdx.x % 32 * 4;
+      if (item.tiles == 2)
+        compute<2>(layer, source.is_bits, share, stage, to, out_stride, any);
+      else
+        compute<1>(layer, source.is_bits, share, stage, to, out_stride, any);
 #pragma unroll
-    for (int t = 0; t < PAIR; t++)
-      if (alive && any[t]) atomicOr((u32*)(alive + (item.tile0 + t) * TILE) + threadIdx.x % 32, any[t]);
-    if (STAGES == 1 && number + step < items) {
-      __syncthreads();
-      send(layer, source, Item(number + step, chunks, along, tiled), next, memory);
+      for (int t = 0; t < PAIR; t++)
+        if (alive && l + 1 == last && any[t])
+          atomicOr((u32*)(alive + (item.tile0 + t) * TILE) + threadIdx.x % 32, any[t]);
+      if (STAGES == 1) {
+        __syncthreads();
+        if (number + step < items) {
+          send_entries(layer, next, memory);
+          send_inputs(source, Item(number + step, chunks, along, tiled), next, memory);
+        }
+      }
+      share = following;
+      next = later;
     }
-    share = following;
-    next = later;
+    source = {(const u8*)out, out_stride * 4, nullptr, source.rows, 0};
+    float* swap = out;
+    out = other;
+    other = swap;
   }
 }
