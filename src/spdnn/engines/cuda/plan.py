@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from ... import memory
 from ...engine import Activations, LayerProfile, Loaded, Options, Plan, Progress, Stopwatch
 from ...errors import InputError, MemoryLimitError
 from ...features import Features
+from ...fold import fold_within
 from ...network import SparseLayer, SparseNetwork
 from . import loader, stages, streaming
 from .chunks import chunk_layer
-from .pack import PackedNetwork
+from .pack import WORKERS, PackedNetwork
 from .stages import StageRunner, TileShape, tile_shape
 from .streaming import StreamRunner
 
@@ -58,6 +60,10 @@ class CudaPlan(Plan):
             return PackedNetwork(
                 network, *shape, chunked=self._regime(network.widths, network.layers, 1)[0] == "layers"
             )
+        ready = fold_within(network, memory.available() // 4, threads=WORKERS)
+        if ready is not None:
+            chunked = self._regime(ready.network.widths, ready.network.layers, 1)[0] == "layers"
+            return PackedNetwork(network, *shape, chunked=chunked, ready=ready)
         packed = PackedNetwork(network, *shape)
         if self._way("bits", packed)[0] == "layers":
             packed.release()
