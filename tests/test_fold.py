@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from spdnn.engine import prepare
 from spdnn.features import Features
-from spdnn.fold import Folder, fold, folded_layers
+from spdnn.fold import Folder, fold, fold_within, folded_layers
 from spdnn.network import SparseLayer, SparseNetwork
 from spdnn.radixnet import challenge_network
 
@@ -98,3 +98,14 @@ def test_challenge_networks_shrink_sixteenfold(neurons):
     assert (second.data == 1.0).all()
     _, expand = layers[-1]
     assert expand.shape == (neurons,)
+
+
+def test_folding_ahead_and_within_a_limit_gives_the_same():
+    network = challenge_network(1024, 14)
+    one, several = fold(network), fold_within(network, 1 << 30, threads=3)
+    assert several is not None
+    assert several.expand.tolist() == one.expand.tolist()
+    for a, b in zip(one.network, several.network, strict=True):
+        for name in ("indptr", "indices", "data"):
+            assert np.array_equal(getattr(a, name), getattr(b, name))
+    assert fold_within(network, 100_000, threads=3) is None

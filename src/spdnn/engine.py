@@ -63,13 +63,23 @@ class Options:
 @dataclass(frozen=True)
 class LayerProfile:
     """What one layer cost: rows alive after it, rows computed in it (distinct), and where the engine
-    can tell, seconds and bytes moved through the device's main memory."""
+    can tell, seconds, and the bytes it has to move at least (`least_bytes`)."""
 
     layer: int
     live: int
     computed: int
     seconds: float | None = None
     nbytes: int | None = None
+
+
+def least_bytes(rows: int, read_per_row: float, written_per_row: float, weights: int) -> int:
+    """What a layer has to move through main memory at least, however it is computed: every row it computes read once
+    and written once, in the form in which the engine keeps rows, and its packed weights read once.
+
+    rows : those computed (distinct ones); without any nothing moves. weights : bytes. Caches can keep some of it out of
+    main memory, and a layer that reads an activation more often than once may move more.
+    """
+    return round(rows * (read_per_row + written_per_row)) + weights if rows else 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numba as nb
 import numpy as np
 
+from .ahead import map_ahead
 from .groups import equal_lists
 from .network import SparseLayer, SparseNetwork
 
@@ -30,17 +31,17 @@ class Folder:
         self.expand: np.ndarray | None = None
         self.distinct = inputs
 
-    def fold(self, layer: SparseLayer) -> SparseLayer:
+    def fold(self, layer: SparseLayer, own: Own | None = None) -> SparseLayer:
         """The next layer, reading and giving distinct neurons only; the layer itself where nothing folds.
 
         Distinct neurons stand in the order in which they first occur. Weights are added up in float64 and keep
-        the layer's dtype; a sum that comes to zero stays as an explicit zero.
+        the layer's dtype; a sum that comes to zero stays as an explicit zero. own : `own_copies(layer)`, which may be
+        found ahead, for several layers at a time.
         """
-        leaders, alias = _distinct(layer.indptr, layer.indices, layer.data, layer)
+        leaders, alias, (indptr, indices, data) = own or own_copies(layer)
         if self.expand is None and leaders is None:
             self.distinct = layer.outputs
             return layer
-        indptr, indices, data = _take(layer, leaders)
         bias = layer.bias if np.ndim(layer.bias) == 0 or leaders is None else np.asarray(layer.bias)[leaders]
         if self.expand is not None:
             indptr, indices, data = _rename(indptr, indices, data, self.expand, self.distinct)
@@ -54,6 +55,16 @@ class Folder:
         self.expand = alias if folded.outputs < layer.outputs else None
         self.distinct = folded.outputs
         return folded
+
+
+Own = tuple[np.ndarray | None, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def own_copies(layer: SparseLayer) -> Own:
+    """What folding a layer takes from that layer alone, most of its cost: the ids of its distinct outputs (None: all),
+    the alias of every output, and the distinct outputs' (indptr, indices, weights)."""
+    leaders, alias = _distinct(layer.indptr, layer.indices, layer.data, layer)
+    return leaders, alias, _take(layer, leaders)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,16 +85,36 @@ class Folded:
 
 def fold(network: SparseNetwork) -> Folded:
     """Fold a network that fits memory. For larger ones see `folded_layers`."""
-    folder = Folder(network.inputs)
-    layers = [folder.fold(layer) for layer in network]
-    return Folded(SparseNetwork(layers, network.name), folder.expand)
+    layers, expands = zip(*folded_layers(network), strict=True)
+    return Folded(SparseNetwork(layers, network.name), expands[-1])
 
 
-def folded_layers(network: SparseNetwork) -> Iterator[tuple[SparseLayer, np.ndarray | None]]:
-    """Each layer folded, with the `expand` map of its outputs (None: all distinct); one layer in memory at a time."""
+def fold_within(network: SparseNetwork, limit: int, *, threads: int = 1) -> Folded | None:
+    """As `fold`, or None where the folded layers take more than `limit` bytes."""
+    layers, expand, used = [], None, 0
+    for layer, latest in folded_layers(network, threads=threads):
+        layers.append(layer)
+        expand = latest
+        used += layer.indptr.nbytes + layer.indices.nbytes + layer.data.nbytes + np.asarray(layer.bias).nbytes
+        if used > limit:
+            return None
+    return Folded(SparseNetwork(layers, network.name), expand)
+
+
+def folded_layers(network: SparseNetwork, *, threads: int = 1) -> Iterator[tuple[SparseLayer, np.ndarray | None]]:
+    """Each layer folded, with the `expand` map of its outputs (None: all distinct); few layers in memory at a time.
+
+    threads : how many layers are made, and looked at each by itself, ahead.
+    """
     folder = Folder(network.inputs)
-    for layer in network:
-        folded = folder.fold(layer)
+
+    def make(k: int) -> tuple[SparseLayer, Own]:
+        layer = network.layers[k]
+        return layer, own_copies(layer)
+
+    depth = range(len(network))
+    for layer, own in map_ahead(make, depth, threads) if threads > 1 else map(make, depth):
+        folded = folder.fold(layer, own)
         yield folded, folder.expand
 
 
@@ -136,10 +167,11 @@ def _rename(indptr, indices, data, alias, distinct):
     """Inputs renamed by `alias`, weights of the same input added up, inputs ascending."""
     n = indptr.size - 1
     sums = np.zeros(distinct, np.float64)
-    seen = np.full(distinct, -1, np.int64)
+    seen = np.full(distinct, -1, np.int32)
     starts = np.zeros(n + 1, np.int64)
     new_indices = np.empty(indices.size, indices.dtype)
     new_data = np.empty(data.size, data.dtype)
+    readers = np.zeros(distinct + 1, np.int64)
     end = 0
     for i in range(n):
         begin = end
@@ -152,8 +184,27 @@ def _rename(indptr, indices, data, alias, distinct):
                 sums[j] = data[k]
                 new_indices[end] = j
                 end += 1
-        new_indices[begin:end].sort()
         for k in range(begin, end):
+            readers[new_indices[k] + 1] += 1
             new_data[k] = sums[new_indices[k]]
         starts[i + 1] = end
+    # ascending: by input, then by output again
+    for j in range(distinct):
+        readers[j + 1] += readers[j]
+    output = np.empty(end, np.int32)
+    value = np.empty(end, data.dtype)
+    place = readers[:-1].copy()
+    for i in range(n):
+        for k in range(starts[i], starts[i + 1]):
+            at = place[new_indices[k]]
+            place[new_indices[k]] = at + 1
+            output[at] = i
+            value[at] = new_data[k]
+    fill = starts[:-1].copy()
+    for j in range(distinct):
+        for at in range(readers[j], readers[j + 1]):
+            k = fill[output[at]]
+            fill[output[at]] = k + 1
+            new_indices[k] = j
+            new_data[k] = value[at]
     return starts, new_indices[:end].copy(), new_data[:end].copy()

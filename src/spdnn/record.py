@@ -67,6 +67,8 @@ def record_of(run: Run, *, command: Sequence[str] | None = None) -> dict[str, An
         "problems": list(verification.problems) if verification else [],
         "live_rows": [layer.live for layer in run.profile] or None,
         "distinct_rows": [layer.computed for layer in run.profile] or None,
+        "layer_seconds": _all([layer.seconds for layer in run.profile]),
+        "layer_bytes": _all([layer.nbytes for layer in run.profile]),
         "peak_memory_bytes": run.peak_memory_bytes,
         "peak_device_memory_bytes": run.plan.get("peak_device_bytes"),
         "memory_limit_bytes": options.memory_limit,
@@ -133,6 +135,11 @@ def to_json(value: Any) -> str:
         return "[\n" + ",\n".join(map(to_json, value)) + "\n]" if value else "[]"
     lines = (f"  {json.dumps(key)}: {json.dumps(item, ensure_ascii=False)}" for key, item in value.items())
     return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _all(figures: list[Any]) -> list[Any] | None:
+    """The figures, or None where any is missing or there are none."""
+    return None if not figures or any(figure is None for figure in figures) else figures
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

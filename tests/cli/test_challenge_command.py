@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 
 import jsonschema
 import pytest
@@ -83,6 +84,29 @@ def test_every_layer_is_printed_when_asked(spdnn):
     outcome = spdnn("challenge", *SMALL, "--layers", 24, "--profile")
     assert "live rows after" in outcome.out
     assert any(line.split()[0].endswith("24") for line in outcome.out.splitlines() if line.strip())
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_the_profile_is_drawn_where_asked(spdnn, tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    arguments = ("challenge", "--engine", "numba", "--rows", 200, "--repeat", 1, "--json", "--layers")
+    path = tmp_path / f"profile.{suffix}"
+    kept = json.loads(spdnn(*arguments, 6, "--profile-picture", path).out)
+    assert path.stat().st_size > 1000
+    assert len(kept["layer_seconds"]) == len(kept["layer_bytes"]) == 6
+    assert kept["layer_bytes"][1] > 4 * kept["distinct_rows"][1]
+    spdnn(*arguments, "3,6", "--profile-picture", path)
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, *(f"profile-1024-{n}.{suffix}" for n in (3, 6))}
+
+
+def test_a_picture_that_cant_be_drawn_is_refused_before_the_run(spdnn, tmp_path, monkeypatch):
+    outcome = spdnn("challenge", *SMALL, "--profile-picture", tmp_path / "profile.txt")
+    assert outcome.status == 1
+    assert "ending in .png, .svg, .pdf, got" in outcome.err
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    outcome = spdnn("challenge", *SMALL, "--profile-picture", tmp_path / "profile.png")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "pip install 'spdnn[plots]'" in outcome.err
 
 
 def test_synthetic_digits_are_announced(spdnn, monkeypatch):

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,17 @@ class _Stream:
         return graph
 
 
+class _Event:
+    def __init__(self, disable_timing: bool = False):
+        pass
+
+    def record(self, stream: Any = None) -> None:
+        self.seconds = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+
 class _Device:
     id = 0
     attributes = {  # noqa: RUF012
@@ -268,6 +280,8 @@ cuda = types.SimpleNamespace(
     runtime=runtime,
     Device=_Device,
     Stream=_Stream,
+    Event=_Event,
+    get_elapsed_time=lambda begin, end: 1000 * (end.seconds - begin.seconds),
     get_current_stream=lambda: _Stream(),
     alloc_pinned_memory=_pinned,
     compiler=types.SimpleNamespace(CompileException=AssertionError),

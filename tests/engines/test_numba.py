@@ -215,6 +215,18 @@ def test_profile_counts_live_and_computed_rows():
     assert sum(p.seconds for p in result.profile) <= result.seconds
 
 
+def test_profile_counts_the_least_bytes_of_every_layer():
+    network = SparseNetwork([SparseLayer.from_matrix(np.eye(6), 1.0, bias_rule="all")] * 3)
+    plan = prepare(network, rows=5, engine="numba", merge=False)
+    for value, least in ((1.0, 6 * 8), (0.5, 6 * plan.lanes * 4)):  # bits in words of 64 rows, tiles
+        loaded = plan.load(Features.from_dense(np.full((5, 6), value, np.float32)))
+        first, *rest = plan.run(loaded, profile=True).profile
+        weights = plan.layer_bytes
+        assert least <= loaded.nbytes < least + 16
+        assert first.nbytes == loaded.nbytes + 5 * 6 * 4 + weights[0]
+        assert [p.nbytes for p in rest] == [2 * 5 * 6 * 4 + size for size in weights[1:]]
+
+
 def test_progress_reaches_the_last_layer_and_errors_in_it_get_out():
     network = challenge_network(1024, 30)
     features = Features.from_bool(np.random.default_rng(11).random((100, 1024)) < 0.4)

@@ -153,6 +153,7 @@ def check(network, features, *, regime=None, **switches):
         )
     profile = plan.run(loaded, profile=True).profile
     assert [p.layer for p in profile] == list(range(len(network)))
+    assert all((p.seconds >= 0 and p.nbytes > 4 * p.computed) or p.computed == 0 for p in profile)
     plan.close()
     return profile
 

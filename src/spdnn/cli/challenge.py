@@ -37,6 +37,12 @@ def challenge(
     device: opt.Device = None,
     memory_limit: opt.MemoryLimit = None,
     profile: Annotated[bool, typer.Option("--profile", help="Also print what every layer cost.")] = False,
+    profile_picture: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw what every layer cost: .svg, .png or .pdf; several instances, several files."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the record (several: a list) instead of tables.")] = False,
     record: Annotated[bool, typer.Option("--record", help="Keep the record in benchmarks/results/MACHINE/.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the record in DIR/MACHINE/ instead.")] = None,
@@ -55,6 +61,10 @@ def challenge(
     from ..engine import Options, choose_engine
     from . import console, show
 
+    if profile_picture:
+        from ..figures import expect_drawable
+
+        expect_drawable(profile_picture)
     choose_engine(name=engine)
     switches = Options(
         compact=compact,
@@ -90,6 +100,12 @@ def challenge(
             path = None
             if record or output:
                 path = records.write(run, folder=output, machine_name=machine)
+            if profile_picture and run.profile:
+                from ..report.profile import plot_profile
+
+                several = sum(map(len, plan)) > 1
+                name = f"{profile_picture.stem}-{instance.name}{profile_picture.suffix}" if several else None
+                plot_profile(run, profile_picture.with_name(name) if name else profile_picture)
             if not json:
                 if len(runs) > 1:
                     out.print()

@@ -64,8 +64,8 @@ def seconds(value: float | None) -> str:
         return "–"
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= scale:
-            return f"{_three(value / scale)} {unit}"
-    return f"{_three(value * 1e6)} µs"
+            return f"{three(value / scale)} {unit}"
+    return f"{three(value * 1e6)} µs"
 
 
 def rate(edges_per_second: float | None) -> str:
@@ -73,8 +73,8 @@ def rate(edges_per_second: float | None) -> str:
         return "–"
     for scale, unit in ((1e12, "TE/s"), (1e9, "GE/s"), (1e6, "ME/s")):
         if edges_per_second >= scale:
-            return f"{_three(edges_per_second / scale)} {unit}"
-    return f"{_three(edges_per_second)} E/s"
+            return f"{three(edges_per_second / scale)} {unit}"
+    return f"{three(edges_per_second)} E/s"
 
 
 def size(nbytes: int) -> str:
@@ -83,14 +83,14 @@ def size(nbytes: int) -> str:
         if value < 1024 or unit == "TiB":
             break
         value /= 1024
-    return f"{_three(value)} {unit}"
+    return f"{three(value)} {unit}"
 
 
 def ratio(value: float) -> str:
-    return f"{_three(value)}×"
+    return f"{three(value)}×"
 
 
-def _three(value: float) -> str:
+def three(value: float) -> str:
     """Three significant digits, no exponent."""
     if value >= 100:
         return f"{value:,.0f}"

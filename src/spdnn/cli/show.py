@@ -28,6 +28,8 @@ def run(out: Console, run: Run, *, record: Path | None = None, profile: bool = F
     if profile:
         out.print()
         out.print(_profile(run))
+        if run.profile and run.profile[0].nbytes is not None:
+            out.print("[dim]each layer by itself; GB/s: computed rows read and written once, weights read once[/]")
     cells = paper.cells_of(instance.neurons, instance.layers)
     if cells and run.seconds and run.rows == CHALLENGE_ROWS and run.inputs.source == "mnist":
         out.print()
@@ -101,7 +103,7 @@ def _profile(run: Run) -> Table | str:
         times = [layer.seconds for layer in same if layer.seconds is not None]
         moved = [layer.nbytes for layer in same if layer.nbytes is not None]
         spent = sum(times) if len(times) == len(same) else None
-        speed = f"{sum(moved) / spent / 1e9:,.0f}" if spent and len(moved) == len(same) else "–"
+        speed = c.three(sum(moved) / spent / 1e9) if spent and len(moved) == len(same) else "–"
         span = f"{first}" if first == last else f"{first}–{last}"
         table.add_row(span, f"{live:,}", f"{computed:,}", c.seconds(spent), speed)
     return table

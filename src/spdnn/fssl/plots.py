@@ -12,15 +12,15 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import InputError, UnavailableError
-from ..io.atomic import atomic_write
+from ..errors import InputError
+from ..figures import save, subplots
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     """Held-out accuracy and loss by epoch, and below live inputs and neurons of every layer, from `history.json`."""
     if not history:
         raise InputError("Expected a history of at least one epoch, got none.")
-    figure, (above, below) = _subplots(2, (7, 7))
+    figure, (above, below) = subplots(2, (7, 7))
     epochs = [epoch["epoch"] for epoch in history]
     above.plot(epochs, [epoch["held_out_accuracy"] for epoch in history], color="C0")
     above.set_ylabel("held-out accuracy (%)", color="C0")
@@ -36,7 +36,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path
         below.legend()
     below.set_xlabel("epoch")
     below.set_ylabel("live inputs and neurons")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_pareto(records: Sequence[Mapping[str, Any]], path: str | Path, *, key: str = "latency_ms") -> Path:
@@ -49,7 +49,7 @@ def plot_pareto(records: Sequence[Mapping[str, Any]], path: str | Path, *, key: 
             place.append((record[key], record["test_accuracy"]))
     if not points:
         raise InputError(f"Expected records with {key!r}, got none.")
-    figure, (axes,) = _subplots(1, (7, 5))
+    figure, (axes,) = subplots(1, (7, 5))
     for method, groups in points.items():
         rows = []
         for values in groups.values():
@@ -62,7 +62,7 @@ def plot_pareto(records: Sequence[Mapping[str, Any]], path: str | Path, *, key: 
     axes.set_xlabel("measured time (ms)")
     axes.set_ylabel("test accuracy (%)")
     axes.legend()
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_weights(before: nn.Module, after: nn.Module, path: str | Path) -> Path:
@@ -71,24 +71,8 @@ def plot_weights(before: nn.Module, after: nn.Module, path: str | Path) -> Path:
              for model in (before, after)]  # fmt: skip
     if len(pairs[0]) != len(pairs[1]) or not pairs[0]:
         raise InputError(f"Expected networks of as many Linear layers, got {len(pairs[0])} and {len(pairs[1])}.")
-    figure, axes = _subplots(2 * len(pairs[0]), (4 * len(pairs[0]), 8), columns=len(pairs[0]))
+    figure, axes = subplots(2 * len(pairs[0]), (4 * len(pairs[0]), 8), columns=len(pairs[0]))
     for k, weight in enumerate([*pairs[0], *pairs[1]]):
         axes[k].imshow(weight, aspect="auto", interpolation="nearest", cmap="gray_r")
         axes[k].set_title(f"{weight.shape[0]} × {weight.shape[1]}")
-    return _save(figure, path)
-
-
-def _subplots(count: int, size: tuple[float, float], *, columns: int = 1) -> tuple[Any, list[Any]]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnavailableError("Figures need Matplotlib: pip install 'spdnn[plots]'.") from error
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, [figure.add_subplot(-(-count // columns), columns, k + 1) for k in range(count)]
-
-
-def _save(figure: Any, path: str | Path) -> Path:
-    path = Path(path)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
-    return path
+    return save(figure, path)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ...ahead import map_ahead
 from ...errors import MemoryLimitError
-from ...fold import Folder, multiplicity
+from ...fold import Folded, folded_layers, multiplicity
 from ...groups import input_groups
 from ...machine import usable_cores
 from ...network import SparseLayer, SparseNetwork
@@ -30,6 +30,9 @@ MOST_TURNED = 2048
 """Outputs of a layer up to which it has the second form: tiles of 16 rows of wider ones don't fit shared memory."""
 SLICE = 16
 """Units whose entries stand in turns of 8 in a sliced layer, so that a warp's loads are of whole lines."""
+
+WORKERS = min(16, max(2, usable_cores()))
+"""Threads that make layers and cut them into units or chunks."""
 
 LAYER = np.dtype(
     [(name, "<u8") for name in ("index", "weight", "start", "output", "bias", "turns", "turn_start", "turn_output")]
@@ -299,7 +302,7 @@ class PackedNetwork:
 
     widths : neurons per level as computed (folded). copies : int64 (outputs computed,), how many original outputs
     each stands for, and expand : which computed output each original one is; None where nothing was folded.
-    chunked : layers are cut into chunks where that pays.
+    chunked : layers are cut into chunks where that pays. ready : the network folded already, where memory held it.
     """
 
     network: SparseNetwork
@@ -314,6 +317,7 @@ class PackedNetwork:
     expand: np.ndarray | None = None
     streamed: bool = False
     chunked: bool = False
+    ready: Folded | None = None
 
     def __post_init__(self) -> None:
         self._xp = importlib.import_module("cupy")
@@ -352,6 +356,7 @@ class PackedNetwork:
             )
         if not self.streamed:
             self._write_table(0, [self._resident[k] for k in range(len(self.network))])
+            self.ready = None  # gives the host's memory back
         self._xp.cuda.Device().synchronize()
 
     @property
@@ -389,26 +394,27 @@ class PackedNetwork:
 
     def _layers(self) -> Iterator[tuple[int, SparseLayer, np.ndarray | Chunks]]:
         """(number, layer, folded where asked for, its units or chunks); the next ones are made meanwhile."""
-        folder = Folder(self.network.inputs) if self.folded else None
-        depth = len(self.network)
-        ahead = min(16, max(2, usable_cores()))
-        with ThreadPoolExecutor(ahead) as pool:
 
-            def make(k: int) -> tuple[SparseLayer, np.ndarray | Chunks | None]:
-                layer = self.network.layers[k]
-                return layer, None if folder else self._form(layer)
+        def with_form(layer: SparseLayer) -> tuple[SparseLayer, np.ndarray | Chunks]:
+            return layer, self._form(layer)
 
-            pending = [pool.submit(make, k) for k in range(min(ahead, depth))]
-            for k in range(depth):
-                layer, form = pending.pop(0).result()
-                if k + ahead < depth:
-                    pending.append(pool.submit(make, k + ahead))
-                if folder:
-                    layer = folder.fold(layer)
-                    form = self._form(layer)
-                assert form is not None
-                yield k, layer, form
-        self.expand = folder.expand if folder else None
+        if self.folded:
+            made = map_ahead(with_form, self._folded_layers(), WORKERS)
+        else:
+            made = map_ahead(lambda k: with_form(self.network.layers[k]), range(len(self.network)), WORKERS)
+        for k, (layer, form) in enumerate(made):
+            yield k, layer, form
+
+    def _folded_layers(self) -> Iterator[SparseLayer]:
+        if self.ready is not None:
+            yield from self.ready.network
+            self.expand = self.ready.expand
+            return
+        expand = None
+        for layer, latest in folded_layers(self.network, threads=WORKERS):
+            expand = latest
+            yield layer
+        self.expand = expand
 
     def _write_table(self, first: int, layers: list[PackedLayer]) -> None:
         for table, kind in ((self.table, LAYER), (self.chunk_table, CHUNKED)):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...engine import Activations, LayerProfile, Loaded, Options, Plan, Progress, Stopwatch
+from ... import memory
+from ...engine import Activations, LayerProfile, Loaded, Options, Plan, Progress, Stopwatch, least_bytes
 from ...errors import InputError, MemoryLimitError
 from ...features import Features
+from ...fold import fold_within
 from ...network import SparseLayer, SparseNetwork
 from . import loader, stages, streaming
 from .chunks import chunk_layer
-from .pack import PackedNetwork
+from .pack import WORKERS, PackedNetwork
 from .stages import StageRunner, TileShape, tile_shape
 from .streaming import StreamRunner
 
@@ -58,6 +59,10 @@ class CudaPlan(Plan):
             return PackedNetwork(
                 network, *shape, chunked=self._regime(network.widths, network.layers, 1)[0] == "layers"
             )
+        ready = fold_within(network, memory.available() // 4, threads=WORKERS)
+        if ready is not None:
+            chunked = self._regime(ready.network.widths, ready.network.layers, 1)[0] == "layers"
+            return PackedNetwork(network, *shape, chunked=chunked, ready=ready)
         packed = PackedNetwork(network, *shape)
         if self._way("bits", packed)[0] == "layers":
             packed.release()
@@ -266,22 +271,34 @@ class CudaPlan(Plan):
                 with watch.paused():
                     self._packed.bring(begin, end)
             for first, last in run.steps(begin, end, profile):
-                start = self._tick(profile)
+                clock = self._clock() if profile else None
                 run.step(first, last, rows, merge=options.merge, compact=options.compact, profile=profile)
-                if profile:
-                    seconds = self._tick(True) - start
-                    layers.append(LayerProfile(first, run.alive(rows), computed, seconds))
+                if clock:
+                    seconds, nbytes = clock(), self._layer_bytes(first, computed, features)
+                    layers.append(LayerProfile(first, run.alive(rows), computed, seconds, nbytes))
                     computed = run.computed_next()
                 if progress:
                     progress(last, depth)
         run.finish(rows)
         return layers
 
-    def _tick(self, profile: bool) -> float:
-        if not profile:
-            return 0.0
-        self._stream.synchronize()
-        return time.perf_counter()
+    def _clock(self) -> Callable[[], float]:
+        """A function that gives the GPU's seconds from here to its call, on the stream."""
+        begin, end = self._xp.cuda.Event(), self._xp.cuda.Event()
+        begin.record(self._stream)
+
+        def seconds() -> float:
+            end.record(self._stream)
+            end.synchronize()
+            return float(self._xp.cuda.get_elapsed_time(begin, end)) / 1000
+
+        return seconds
+
+    def _layer_bytes(self, k: int, computed: int, features: tuple[str, Any]) -> int:
+        """`least_bytes` of layer k; bit-packed features stay so in the first one."""
+        packed = self._packed
+        a, b = packed.widths[k : k + 2]
+        return least_bytes(computed, a / 8 if k == 0 and features[0] == "bits" else 4 * a, 4 * b, packed.layer_bytes[k])
 
     def close(self) -> None:
         self._runners.clear()
@@ -306,6 +323,7 @@ def _added(profiles: list[list[LayerProfile]]) -> tuple[LayerProfile, ...]:
             sum(p.live for p in layers),
             sum(p.computed for p in layers),
             sum(p.seconds or 0.0 for p in layers),
+            sum(p.nbytes or 0 for p in layers),
         )
         for layers in zip(*profiles, strict=True)
     )

@@ -72,6 +72,7 @@ class NumbaPlan(Plan):
     def _survey(self) -> None:
         """Go through the layers once: pack them while they fit, learn the folded widths."""
         folder = Folder(self.network.inputs)
+        self.layer_bytes: list[int] = []
         kept: list[Packed] | None = []
         widths = [self.network.inputs]
         largest = 0
@@ -83,6 +84,7 @@ class NumbaPlan(Plan):
             largest = max(largest, packed.nbytes)
             facts = self._facts
             facts["nbytes"] += packed.nbytes
+            self.layer_bytes.append(packed.nbytes)
             facts["groups"] += packed.groups
             facts["grouped_outputs"] += packed.grouped
             if kept is not None:

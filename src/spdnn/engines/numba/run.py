@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...engine import Activations, LayerProfile, Progress, Stopwatch
+from ...engine import Activations, LayerProfile, Progress, Stopwatch, least_bytes
 from ...rows import RowMap
 from . import kernels
 from .vector import LANES
@@ -85,6 +85,7 @@ class Run:
         self._depth, self._outputs = len(plan.network), plan.network.outputs
         self._cost = np.zeros((self._depth, 3))  # live rows, computed rows, seconds of each layer
         self._next_tile = 0
+        self._features_nbytes = source.nbytes
 
     def activations(self) -> Activations:
         """Run all rows, in batches where the pool can't hold all survivors of the first segment."""
@@ -98,7 +99,7 @@ class Run:
         }
         if self._profile:
             result["profile"] = tuple(
-                LayerProfile(k, int(live), int(computed), float(seconds))
+                LayerProfile(k, int(live), int(computed), float(seconds), self._nbytes(k, int(computed)))
                 for k, (live, computed, seconds) in enumerate(self._cost)
             )
         if self._values:
@@ -107,6 +108,12 @@ class Run:
             stacked = np.concatenate([values for _, _, values in batches])
             result |= {"live": live[order], "values": stacked[order]}
         return Activations(**result)
+
+    def _nbytes(self, k: int, computed: int) -> int:
+        """`least_bytes` of layer k; the first reads the features as they were loaded."""
+        plan, rows = self._plan, max(1, self._rows)
+        read = self._features_nbytes / rows if k == 0 else 4 * plan.widths[k]
+        return least_bytes(computed, read, 4 * plan.widths[k + 1], plan.layer_bytes[k])
 
     # -- one batch of rows, all layers -------------------------------------------------------------------------
     def _batch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
