@@ -1,6 +1,11 @@
 // What CUDA kernels need to run on a CPU, one thread of the machine for all of a block's: enough for this project's
 // kernels, strict where mistakes hide. Threads are switched at barriers only, in one order or the other by turns;
 // asynchronous copies happen when they are waited for and not before.
+//
+// With CONCURRENT the blocks of a grid run side by side, for kernels whose blocks wait for each other: each has a thread
+// of the machine, one of which runs at a time, until all of its block's threads wait for other blocks (`spin`). Words
+// that a block stores for others (`store_word`) become visible late and out of order, and blocks that wait for ever are
+// found.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -10,6 +15,11 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#ifdef CONCURRENT
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#endif
 #include <utility>
 #include <vector>
 
@@ -18,7 +28,12 @@
 #define __host__
 #define __global__
 #define __constant__ static
-#define __shared__ static
+#ifdef CONCURRENT
+#define OF_A_BLOCK static thread_local
+#else
+#define OF_A_BLOCK static
+#endif
+#define __shared__ OF_A_BLOCK
 #define __forceinline__ inline
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
@@ -54,16 +69,16 @@ struct Barrier {
   unsigned any[2] = {0, 0};
 };
 
-static Fiber fibers[LARGEST];
-static Barrier block_barrier, warp_barrier[LARGEST / 32];
-static uint64_t warp_values[LARGEST / 32][32];
-static int current, threads;
-static bool backwards;
-static uint3 block_index, block_size, grid_size;
-static char* shared_memory;
-static void (*body)(void*);
-static void* body_argument;
-static void* scheduler;
+OF_A_BLOCK Fiber fibers[LARGEST];
+OF_A_BLOCK Barrier block_barrier, warp_barrier[LARGEST / 32];
+OF_A_BLOCK uint64_t warp_values[LARGEST / 32][32];
+OF_A_BLOCK int current, threads;
+OF_A_BLOCK bool backwards;
+OF_A_BLOCK uint3 block_index, block_size, grid_size;
+OF_A_BLOCK char* shared_memory;
+OF_A_BLOCK void (*body)(void*);
+OF_A_BLOCK void* body_argument;
+OF_A_BLOCK void* scheduler;
 
 #if !defined(__x86_64__)
 #error "the kernel emulator switches stacks on x86-64 only"
@@ -151,6 +166,70 @@ inline void run_block() {
   go_on(&scheduler);
 }
 
+#ifdef CONCURRENT
+struct Word { uint64_t* at; uint64_t value; };
+struct Crowd {
+  std::mutex mutex;
+  std::condition_variable turned;
+  std::vector<bool> done;
+  unsigned turn = 0, next = 0;
+  unsigned long passes = 0, fruitless = 0;
+};
+static Crowd* crowd;
+OF_A_BLOCK unsigned me;
+OF_A_BLOCK int spins;
+OF_A_BLOCK std::vector<Word> unseen;  // words stored that other blocks don't see yet
+
+inline unsigned long chance(unsigned long of) {
+  of = (of ^ of >> 29) * 0x9E3779B97F4A7C15u;
+  return (of ^ of >> 32) * 0xD6E8FEB86659FD93u >> 32;
+}
+
+// Stored words become visible: all, or those of three in four addresses.
+inline void show(bool all) {
+  std::vector<Word> left;
+  for (const Word& word : unseen) {
+    if (all || chance((uintptr_t)word.at / 8 + crowd->passes) % 4)
+      *word.at = word.value;
+    else
+      left.push_back(word);
+  }
+  if (!unseen.empty()) crowd->fruitless = 0;
+  unseen.swap(left);
+}
+
+inline void await_turn(std::unique_lock<std::mutex>& lock) {
+  crowd->turned.wait(lock, [] { return crowd->turn == me; });
+}
+
+// Lets a block run that isn't done. For some time one goes on whenever it can, so that it leaves others behind.
+inline void pass_on(bool done) {
+  std::unique_lock<std::mutex> lock(crowd->mutex);
+  crowd->passes++;
+  if (done) crowd->fruitless = 0;
+  const bool stored = !unseen.empty();
+  show(done);
+  crowd->done[me] = done;
+  const unsigned blocks = crowd->done.size();
+  if (++crowd->fruitless > 1000 * blocks) {
+    fprintf(stderr, "all blocks wait for words that nobody stores\n");
+    abort();
+  }
+  const unsigned favourite = chance(crowd->passes / 64) % blocks;
+  if (!crowd->done[favourite] && (me != favourite || stored)) {
+    crowd->turn = favourite;
+  } else {
+    for (unsigned k = 0; k < blocks; k++) {
+      crowd->next = (crowd->next + 1) % blocks;
+      if (!crowd->done[crowd->next]) break;
+    }
+    crowd->turn = crowd->next;
+  }
+  crowd->turned.notify_all();
+  if (!done) await_turn(lock);
+}
+#endif
+
 // Copies whose group is older than the `pending` last ones committed happen.
 inline void finish_copies(long pending) {
   Fiber& me = fibers[current];
@@ -172,25 +251,55 @@ void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
 template <class... P>
 void launch(void (*kernel)(P...), const unsigned* grid, const unsigned* block, size_t shared, void** arguments) {
   struct Call { void (*kernel)(P...); void** arguments; } what = {kernel, arguments};
-  threads = block[0] * block[1] * block[2];
-  if (threads < 1 || threads > LARGEST) abort();
-  block_size = {block[0], block[1], block[2]};
-  grid_size = {grid[0], grid[1], grid[2]};
-  shared_memory = (char*)aligned_alloc(128, (shared + 255) / 128 * 128);
-  memset(shared_memory, 0xff, (shared + 255) / 128 * 128);  // NaN
-  body = [](void* of) {
-    const Call& c = *(Call*)of;
-    call(c.kernel, c.arguments, std::index_sequence_for<P...>());
+  const unsigned blocks = grid[0] * grid[1] * grid[2];
+  const auto prepare = [&] {
+    threads = block[0] * block[1] * block[2];
+    if (threads < 1 || threads > LARGEST) abort();
+    block_size = {block[0], block[1], block[2]};
+    grid_size = {grid[0], grid[1], grid[2]};
+    shared_memory = (char*)aligned_alloc(128, (shared + 255) / 128 * 128);
+    memset(shared_memory, 0xff, (shared + 255) / 128 * 128);  // NaN
+    body = [](void* of) {
+      const Call& c = *(Call*)of;
+      call(c.kernel, c.arguments, std::index_sequence_for<P...>());
+    };
+    body_argument = &what;
   };
-  body_argument = &what;
-  for (unsigned z = 0; z < grid[2]; z++)
-    for (unsigned y = 0; y < grid[1]; y++)
-      for (unsigned x = 0; x < grid[0]; x++) {
-        block_index = {x, y, z};
-        run_block();
-        backwards = !backwards;
+  const auto run = [&](unsigned b) {
+    block_index = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
+    run_block();
+  };
+#ifdef CONCURRENT
+  static bool odd;
+  odd = !odd;
+  Crowd all;
+  all.done.assign(blocks, false);
+  all.turn = odd ? blocks - 1 : 0;
+  crowd = &all;
+  std::vector<std::thread> machines;
+  for (unsigned b = 0; b < blocks; b++)
+    machines.emplace_back([&, b] {
+      prepare();
+      me = b;
+      backwards = (b + odd) % 2;
+      {
+        std::unique_lock<std::mutex> lock(crowd->mutex);
+        await_turn(lock);
       }
+      run(b);
+      pass_on(true);
+      free(shared_memory);
+      for (Fiber& fiber : fibers) free(fiber.stack);
+    });
+  for (std::thread& machine : machines) machine.join();
+#else
+  prepare();
+  for (unsigned b = 0; b < blocks; b++) {
+    run(b);
+    backwards = !backwards;
+  }
   free(shared_memory);
+#endif
 }
 
 inline uint3 thread_index() {
@@ -270,3 +379,17 @@ inline void copy_async_4(void* shared, const void* global) {
 inline void copy_commit() { emulator::fibers[emulator::current].groups++; }
 template <int PENDING> inline void copy_wait() { emulator::finish_copies(PENDING); }
 inline void copy_wait_all() { emulator::finish_copies(-1); }
+
+#ifdef CONCURRENT
+// Words that blocks exchange (kernels/crew.cu).
+inline uint64_t load_word(const unsigned long long* from) { return *from; }
+inline void store_word(unsigned long long* to, uint64_t word) { emulator::unseen.push_back({(uint64_t*)to, word}); }
+inline bool spin() {
+  if (++emulator::spins >= emulator::threads) {
+    emulator::spins = 0;
+    emulator::pass_on(false);
+  }
+  emulator::yield();
+  return true;
+}
+#endif

@@ -166,11 +166,12 @@ class _Device:
 class _Function:
     max_dynamic_shared_size_bytes = 49152
 
-    def __init__(self, launch: Any, types: list[Any]):
-        self._launch, self._types = launch, types
+    def __init__(self, launch: Any, types: list[Any], cooperative: bool):
+        self._launch, self._types, self._cooperative = launch, types, cooperative
 
     def __call__(self, grid: tuple, block: tuple, arguments: tuple, shared_mem: int = 0) -> None:
         assert shared_mem <= self.max_dynamic_shared_size_bytes
+        assert not self._cooperative or np.prod(grid) <= SMS, "a cooperative grid runs at the same time"
         assert len(arguments) == len(self._types), f"{len(arguments)} arguments for {len(self._types)} parameters"
         values = []
         for argument, kind in zip(arguments, self._types, strict=True):
@@ -197,8 +198,8 @@ _SCALARS = {"float": ctypes.c_float, "double": ctypes.c_double, "u32": ctypes.c_
 
 
 class RawModule:
-    def __init__(self, *, code: str, options: tuple[str, ...], backend: str):
-        self._code, self._options = code, options
+    def __init__(self, *, code: str, options: tuple[str, ...], backend: str, enable_cooperative_groups: bool = False):
+        self._code, self._options, self._cooperative = code, options, enable_cooperative_groups
 
     def compile(self) -> None:
         header = (HERE / "device.h").read_text(encoding="utf-8")
@@ -210,6 +211,8 @@ class RawModule:
                 f"void** arguments) {{ emulator::launch({name}, grid, block, shared, arguments); }}\n"
             )
         defines = [option for option in self._options if option.startswith("-D")]
+        if self._cooperative:
+            defines += ["-DCONCURRENT", "-pthread"]
         key = hashlib.sha256((header + source + " ".join(defines)).encode()).hexdigest()[:20]
         library = Path(_folder.name) / f"{key}.so"
         if not library.exists():
@@ -221,6 +224,7 @@ class RawModule:
                 "-mfma",
                 "-ffp-contract=off",
                 "-fno-strict-aliasing",
+                "-fno-gnu-unique",  # `__shared__` variables of inline functions are each module's own
                 "-w",
                 "-shared",
                 "-fPIC",
@@ -236,7 +240,7 @@ class RawModule:
         for parameter in self._kernels[name].split(","):
             kind = re.sub(r"\bconst\b|\w+\s*$", "", parameter).strip()
             types.append(ctypes.c_void_p if "*" in parameter else _SCALARS[kind])
-        return _Function(self._library[f"launch_{name}"], types)
+        return _Function(self._library[f"launch_{name}"], types, self._cooperative)
 
 
 class _Pool:

@@ -99,26 +99,29 @@ def compile_source(
     return code if isinstance(code, bytes) else code.encode()
 
 
-def load(package: str, name: str, defines: Mapping[str, Any] | None = None) -> Any:
+def load(package: str, name: str, defines: Mapping[str, Any] | None = None, *, cooperative: bool = False) -> Any:
     """A kernel file compiled for the current GPU: a `cupy.RawModule`; `module.get_function(name)` launches.
 
     `defines` are preprocessor definitions; each set of them is a compilation of its own. Compiled once per
-    process and GPU architecture, and once per machine thanks to CuPy's cache. Raises as `compile_source`.
+    process and GPU architecture, and once per machine thanks to CuPy's cache. `cooperative`: all blocks of a grid run
+    at the same time, so that they may wait for each other; CuPy makes a grid smaller (with a warning) that can't.
+    Raises as `compile_source`.
     """
     why = unavailable()
     if why is not None:
         raise UnavailableError(f"CUDA kernels can't run here: {why}")
     cupy: Any = importlib.import_module("cupy")
     device = cupy.cuda.Device()
-    return _load(package, name, compile_options(defines), int(device.id))
+    return _load(package, name, compile_options(defines), int(device.id), cooperative)
 
 
 @functools.cache
-def _load(package: str, name: str, options: tuple[str, ...], device: int) -> Any:
+def _load(package: str, name: str, options: tuple[str, ...], device: int, cooperative: bool) -> Any:
     cupy: Any = importlib.import_module("cupy")
     failure = cupy.cuda.compiler.CompileException
 
-    module = cupy.RawModule(code=read_source(package, name), options=options, backend="nvrtc")
+    how = {"enable_cooperative_groups": True} if cooperative else {}
+    module = cupy.RawModule(code=read_source(package, name), options=options, backend="nvrtc", **how)
     try:
         module.compile()
     except failure as error:
