@@ -26,7 +26,10 @@ FORMS = {
             (16, 1, 512, 2, 8, "u32"),
         ]
     ],
-    "few": [{"THREADS": threads, **index} for threads, index in itertools.product((64, 1024), INDEX)],
+    "few": [
+        {"THREADS": threads, "AHEAD": ahead, **index}
+        for threads, ahead, index in itertools.product((64, 1024), (1, 3), INDEX)
+    ],
     "staged": [
         {"GROUP": g, "WARPS": warps, "STAGES": stages, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0]}
         for g, warps, stages in [(1, 20, 2), (8, 10, 2), (1, 20, 1)]

@@ -45,7 +45,8 @@ class PackedLayer:
     """One layer on the device, in units or in chunks.
 
     arrays : what `record`, a LAYER, points to, or for chunks the first arguments of `kernels/staged.cu`, which
-    `chunked` holds. units, g : their number and outputs of one. entries : padded ones included.
+    `chunked` holds. units, g : their number and outputs of one. entries : padded ones included. unit_bytes : of the
+    arrays but for those of the second form.
     """
 
     record: np.ndarray
@@ -54,10 +55,15 @@ class PackedLayer:
     g: int
     entries: int
     chunked: tuple[Any, ...] | None = None
+    unit_bytes: int = 0
 
     @property
     def nbytes(self) -> int:
-        return sum(-(-array.nbytes // 16) * 16 for array in self.arrays)
+        return _padded_bytes(self.arrays)
+
+
+def _padded_bytes(arrays: list[Any]) -> int:
+    return sum(-(-array.nbytes // 16) * 16 for array in arrays)
 
 
 def unit_outputs(layer: SparseLayer, grouped: bool) -> tuple[np.ndarray, int]:
@@ -191,12 +197,13 @@ class Packer:
             record["bias"] = bias.data.ptr
         else:
             record["bias0"] = layer.bias
+        unit_bytes = _padded_bytes(arrays)
         arrays += turns
         record["lower"], record["upper"] = layer.lower, layer.upper
         record["inputs"], record["outputs"], record["units"], record["g"] = layer.inputs, layer.outputs, units, g
         record["width"], record["entries"] = width or 0, min(entries, 2**32 - 1)
         record["bias_all"], record["may_drop"] = layer.bias_rule == "all", may_drop
-        return PackedLayer(record, arrays, units, g, entries)
+        return PackedLayer(record, arrays, units, g, entries, unit_bytes=unit_bytes)
 
     def _sliced(self, array: Any, units: int, width: int) -> Any:
         """The entries of SLICE units in turns of 8; units up to a multiple of SLICE are zeros."""
@@ -284,6 +291,7 @@ class PackedNetwork:
     limit: int
     widths: list[int] = field(default_factory=list)
     layer_bytes: list[int] = field(default_factory=list)  # padded to 16 bytes an array
+    unit_bytes: list[int] = field(default_factory=list)  # of them, what kernels without the second form read
     units_of: list[tuple[int, int, int]] = field(default_factory=list)  # (units, g, padded entries)
     chunks_of: list[bool] = field(default_factory=list)
     samples: list[SparseLayer] = field(default_factory=list)  # the first, a middle and the last layer
@@ -307,6 +315,7 @@ class PackedNetwork:
                 self.samples.append(layer)
             self.widths.append(layer.outputs)
             self.layer_bytes.append(packed.nbytes)
+            self.unit_bytes.append(packed.unit_bytes)
             self.units_of.append((packed.units, packed.g, packed.entries))
             self.chunks_of.append(packed.chunked is not None)
             total += packed.nbytes

@@ -21,6 +21,8 @@ SHARED_BYTES = 227 * 1024
 BOUNDARIES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 64, 96)
 """Layers after which a stage ends; past the last, every LATER layers."""
 LATER = 128
+FEW_AHEAD = 3
+"""Layers of weights that `few` has on their way where all layers are small enough, else 1."""
 
 
 def stage_bounds(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
@@ -122,19 +124,25 @@ class StageRunner:
         self._few_threads = min(1024, max(64, -(-items // 64) * 32))
         device = self._xp.cuda.Device().attributes
         free = device["MaxSharedMemoryPerBlockOptin"] - 4 * 2 * self._few_span - 2048
-        fit = [nbytes for nbytes in packed.layer_bytes if 2 * nbytes <= free]
+        ahead = FEW_AHEAD
+        while ahead > 1 and (ahead + 1) * max(packed.unit_bytes) > free:
+            ahead -= 1
+        fit = [nbytes for nbytes in packed.unit_bytes if (ahead + 1) * nbytes <= free]
         self._few_room = max(fit, default=0)
-        self._few_shared = 4 * 2 * self._few_span + 2 * self._few_room
-        kernel = loader.load(PACKAGE, "few", {"THREADS": self._few_threads, **index}).get_function("few")
+        self._few_shared = 4 * 2 * self._few_span + (ahead + 1) * self._few_room
+        defines = {"THREADS": self._few_threads, "AHEAD": ahead, **index}
+        kernel = loader.load(PACKAGE, "few", defines).get_function("few")
         kernel.max_dynamic_shared_size_bytes = self._few_shared
-        per_sm = device["MaxSharedMemoryPerMultiprocessor"] // (self._few_shared + 2048)
+        two = self._few_shared - (ahead - 1) * self._few_room
+        per_sm = device["MaxSharedMemoryPerMultiprocessor"] // (two + 2048)
         self._few_rows = self._sms * max(1, min(per_sm, 1536 // self._few_threads))
         return kernel
 
     @staticmethod
     def bytes_for(packed: PackedNetwork, rows: int) -> int:
         """Device bytes of the working arrays for that many rows, about."""
-        return rows * (2 * 4 * (max(packed.widths[1:]) + 4) + 64) + 8 * len(packed.network)
+        each = 2 * 4 * (max(packed.widths[1:]) + 4) + 64
+        return rows * each + 8 * len(packed.network)
 
     def start(self, rows: int, features: Any) -> None:
         """Before the first step: every row stands for itself. `features` is (kind, array)."""
@@ -183,13 +191,14 @@ class StageRunner:
             shared_mem=self._shared,
         )  # fmt: skip
         if few:
+            source = (x, x_stride, rows_listed, count)
+            to = (kept, u64(self._stride), self._hashes, self._slot, self._counts[0, s : s + 1])
             self._few(
                 (few,),
                 (self._few_threads,),
                 (
-                    packed.table, u32(first), u32(last), x, x_stride, rows_listed, count, kept, u64(self._stride),
-                    self._hashes, self._slot, self._counts[0, s : s + 1], u32(self._few_span), u32(self._few_room),
-                    u32(compact), u32(drop), u32(few),
+                    packed.table, u32(first), u32(last), *source, *to, u32(self._few_span), u32(self._few_room),
+                    u32(compact), u32(drop), u32(1), u32(few),
                 ),
                 shared_mem=self._few_shared,
             )  # fmt: skip
