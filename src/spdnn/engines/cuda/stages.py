@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import loader
+from .crew import Crew
 from .pack import TURN_UNITS, PackedNetwork
 
 PACKAGE = "spdnn.engines.cuda"
@@ -96,6 +97,7 @@ class StageRunner:
         self._fused = loader.load(PACKAGE, "fused", {**tile, "GROUP": group, **index}).get_function("fused")
         self._fused.max_dynamic_shared_size_bytes = self._shared
         self._few = self._few_kernel(index)
+        self._crew = Crew(xp, packed)
         settle = loader.load(PACKAGE, "settle", index)
         names = ("everyone", "follow", "merge", "row_sums", "positive")
         self._everyone, self._follow, self._merge, self._row_sums, self._positive = map(settle.get_function, names)
@@ -142,7 +144,7 @@ class StageRunner:
     def bytes_for(packed: PackedNetwork, rows: int) -> int:
         """Device bytes of the working arrays for that many rows, about."""
         each = 2 * 4 * (max(packed.widths[1:]) + 4) + 64
-        return rows * each + 8 * len(packed.network)
+        return rows * each + 8 * len(packed.network) + Crew.bytes_for(packed)
 
     def start(self, rows: int, features: Any) -> None:
         """Before the first step: every row stands for itself. `features` is (kind, array)."""
@@ -150,6 +152,7 @@ class StageRunner:
         self._counts.data.memset_async(0, self._counts.nbytes)
         self._table.data.memset_async(0, self._table.nbytes)
         self._rows.data.memset_async(0, 4)
+        self._crew.start()
         self._everyone((self._sms,), (256,), (self.owner, np.uint32(rows), self._rows))
         self._stage, self._merged = 0, False
         self._source: Any = None
@@ -179,7 +182,7 @@ class StageRunner:
         kept = self._kept[s % 2]
         end = last == len(packed.network)
         drop = packed.may_drop[last] and (compact or end)
-        few = 0 if self._source is None else self._few_rows
+        few = 0 if self._source is None else max(self._few_rows, self._crew.rows)
         self._fused(
             (self._blocks,),
             (self._threads,),
@@ -198,10 +201,11 @@ class StageRunner:
                 (self._few_threads,),
                 (
                     packed.table, u32(first), u32(last), *source, *to, u32(self._few_span), u32(self._few_room),
-                    u32(compact), u32(drop), u32(1), u32(few),
+                    u32(compact), u32(drop), u32(self._crew.rows + 1), u32(few),
                 ),
                 shared_mem=self._few_shared,
             )  # fmt: skip
+            self._crew.launch(first, last, source, to, drop)
         same = self._same if self._merged else null
         self._follow((self._sms,), (256,), (self.owner, u32(originals), same, self._slot))
         self._source, self._merged, self._stage, self._depth = kept, False, s + 1, last
