@@ -30,7 +30,9 @@ FORMS = {
         {"THREADS": threads, "AHEAD": ahead, **index}
         for threads, ahead, index in itertools.product((64, 1024), (1, 3), INDEX)
     ],
-    "crew": [{"THREADS": crew.THREADS, "AHEAD": crew.AHEAD, "BUFFERS": crew.BUFFERS, **index} for index in INDEX],
+    "crew": [
+        {"THREADS": crew.THREADS, "AHEAD": crew.AHEAD, "BUFFERS": crew.BUFFERS, "DENSE": 2, **index} for index in INDEX
+    ],
     "staged": [
         {"GROUP": g, "WARPS": warps, "STAGES": stages, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0]}
         for g, warps, stages in [(1, 20, 2), (8, 10, 2), (1, 20, 1)]

@@ -62,10 +62,16 @@ def dying(random) -> SparseNetwork:
 
 
 CASES = {**NETWORKS, "deep": deep, "one-way": one_way, "grouped": grouped, "many-inputs": many_inputs, "dying": dying}
-SHAPES = [{}, {"blocks": 2, "together": 2}, {"blocks": 1, "together": 4, "room": 0}, {"room": 1024}]
+SHAPES = [
+    {},
+    {"dense": 0},
+    {"dense": 0, "blocks": 2, "together": 2},
+    {"blocks": 1, "together": 4, "room": 0},
+    {"dense": 0, "room": 1024},
+]
 
 
-def force(monkeypatch, rows: int, bounds: tuple[int, ...], **shape) -> None:
+def force(monkeypatch, rows: int, bounds: tuple[int, ...], dense: int = crew.DENSE, **shape) -> None:
     """`crew` takes up to `rows` rows, and `few` all others, of which `fused` adds values in another order."""
     usual = crew.crew_shape
 
@@ -82,6 +88,7 @@ def force(monkeypatch, rows: int, bounds: tuple[int, ...], **shape) -> None:
 
     few = stages.StageRunner._few_kernel
     monkeypatch.setattr(stages.StageRunner, "_few_kernel", some)
+    monkeypatch.setattr(crew, "DENSE", dense)
     monkeypatch.setattr(crew, "crew_rows", lambda packed: rows)
     monkeypatch.setattr(crew, "crew_shape", changed)
     monkeypatch.setattr(stages, "BOUNDARIES", bounds)

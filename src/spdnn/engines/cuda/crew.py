@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import loader
-from .pack import SLICE, PackedNetwork
+from .pack import TURN_UNITS, PackedNetwork
 
 PACKAGE = "spdnn.engines.cuda"
 ROWS = 16
@@ -18,8 +18,10 @@ AHEAD = 4
 """Layers whose weights are on their way."""
 BUFFERS = 4
 """Layers whose outputs are held for blocks that are behind."""
-OUTPUTS = 16
-"""Outputs of the widest layer for each block, at least."""
+DENSE = 2
+"""A block whose share of a layer has an entry for that many inputs, or more, reads all inputs."""
+OUTPUTS = 32
+"""Outputs of the widest layer for each block, at least: a slice of the second form."""
 FEW_BANDWIDTH = 6e10
 """Bytes of weights a second that one block takes in by itself (`few`): estimated."""
 LAYER_SECONDS = 1.2e-6
@@ -53,7 +55,10 @@ def crew_shape(packed: PackedNetwork, multiprocessors: int, shared_limit: int) -
     blocks = min(multiprocessors, THREADS, -(-max(units * g for units, g, _ in packed.units_of) // OUTPUTS))
     blocks = max(1, blocks)
     index = 4 if packed.wide else 2
-    share = max(_share_bytes(units, g, entries, blocks, index) for units, g, entries in packed.units_of)
+    share = max(
+        _share_bytes(units * g, nbytes, blocks)
+        for (units, g, _), nbytes in zip(packed.units_of, packed.unit_bytes, strict=True)
+    )
     fixed = span * index + span // 8
     free = shared_limit - 2048 - fixed
     together = ROWS
@@ -63,13 +68,10 @@ def crew_shape(packed: PackedNetwork, multiprocessors: int, shared_limit: int) -
     return CrewShape(blocks, span, together, room, fixed + 4 * span * together + (AHEAD + 1) * room)
 
 
-def _share_bytes(units: int, g: int, entries: int, blocks: int, index: int) -> int:
-    """Of a layer whose units have equally many entries."""
-    share = -(-units // blocks)
-    if g == 1:
-        share = -(-share // SLICE) * SLICE
-    each = -(-entries // max(1, units))
-    return share * (each * (index + 4 * g) + 8 + 4 * g + 4) + 6 * 16
+def _share_bytes(outputs: int, nbytes: int, blocks: int) -> int:
+    """Of a layer of `nbytes`, a little more than evenly shared out in whole slices."""
+    share = -(-outputs // (blocks * TURN_UNITS)) * TURN_UNITS
+    return nbytes * share * 5 // (4 * max(1, outputs)) + 6 * 16
 
 
 class Crew:
@@ -82,7 +84,8 @@ class Crew:
         device = xp.cuda.Device().attributes
         limit = device["MaxSharedMemoryPerBlockOptin"]
         self.shape = shape = crew_shape(packed, device["MultiProcessorCount"], limit)
-        defines = {"THREADS": THREADS, "AHEAD": AHEAD, "BUFFERS": BUFFERS, "INDEX": "u32" if packed.wide else "u16"}
+        defines = {"THREADS": THREADS, "AHEAD": AHEAD, "BUFFERS": BUFFERS, "DENSE": DENSE}
+        defines["INDEX"] = "u32" if packed.wide else "u16"
         self._kernel = loader.load(PACKAGE, "crew", defines, cooperative=True).get_function("crew")
         self._kernel.max_dynamic_shared_size_bytes = shape.shared
         values = BUFFERS * shape.span * ROWS

@@ -26,8 +26,9 @@ TURN_UNITS, TURN = 32, 4
 """Units of a slice of the second form, and entries of a step."""
 FEW_CONFLICTS = 0.05
 """Share of loads that may wait for another before a layer's second form is put in another order."""
-MOST_TURNED = 2048
-"""Outputs of a layer up to which it has the second form: tiles of 16 rows of wider ones don't fit shared memory."""
+MOST_SPREAD = 2048
+"""Outputs of a layer up to which its second form is put in another order: tiles of 16 rows of wider ones don't fit
+shared memory."""
 SLICE = 16
 """Units whose entries stand in turns of 8 in a sliced layer, so that a warp's loads are of whole lines."""
 
@@ -35,7 +36,7 @@ LAYER = np.dtype(
     [(name, "<u8") for name in ("index", "weight", "start", "output", "bias", "turns", "turn_start", "turn_output")]
     + [(name, "<f4") for name in ("bias0", "lower", "upper")]
     + [(name, "<u4") for name in ("inputs", "outputs", "units", "g", "width", "bias_all", "may_drop", "entries")]
-    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "unused")]
+    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "all_steps")]
 )
 """The structure Layer of the kernels."""
 
@@ -45,8 +46,8 @@ class PackedLayer:
     """One layer on the device, in units or in chunks.
 
     arrays : what `record`, a LAYER, points to, or for chunks the first arguments of `kernels/staged.cu`, which
-    `chunked` holds. units, g : their number and outputs of one. entries : padded ones included. unit_bytes : of the
-    arrays but for those of the second form.
+    `chunked` holds. units, g : their number and outputs of one. entries : padded ones included. unit_bytes : about
+    what kernels for few rows read, the second form where there is one.
     """
 
     record: np.ndarray
@@ -176,7 +177,7 @@ class Packer:
             ok = valid & (output >= 0)
             weight[:, member] = xp.where(ok, data[xp.where(ok, source, 0)], xp.float32(0)) if data.size else 0
         record = np.zeros((), LAYER)
-        turned = sliced and g == 1 and 0 < units <= MOST_TURNED
+        turned = sliced and g == 1 and units > 0
         turns = self._turns(record, start, outputs[:, 0], index, weight) if turned else []
         if sliced and g == 1 and width and width % 8 == 0:
             index, weight = self._sliced(index, units, width), self._sliced(weight, units, width)
@@ -197,7 +198,7 @@ class Packer:
             record["bias"] = bias.data.ptr
         else:
             record["bias0"] = layer.bias
-        unit_bytes = _padded_bytes(arrays)
+        unit_bytes = _padded_bytes(turns or arrays[:2]) + _padded_bytes(arrays[2:])
         arrays += turns
         record["lower"], record["upper"] = layer.lower, layer.upper
         record["inputs"], record["outputs"], record["units"], record["g"] = layer.inputs, layer.outputs, units, g
@@ -230,7 +231,7 @@ class Packer:
             index, weight = xp.zeros(1, self._index_dtype), xp.zeros(1, xp.float32)
         inputs = index.get()
         source, valid = _turn_entries(start, order, steps)
-        if start[-1] and _conflicts(inputs[source]) > FEW_CONFLICTS:
+        if start[-1] > 0 and order.size <= MOST_SPREAD and _conflicts(inputs[source]) > FEW_CONFLICTS:
             order, entry = _spread(inputs, start, order)
             source, valid = _turn_entries(start, order, steps)
             source = entry[source]
@@ -247,6 +248,7 @@ class Packer:
                 pairs[..., part] = array.reshape(words.shape[0], TURN_UNITS, 2, 2).transpose(0, 2, 1, 3)
         arrays = [room]
         record["turns"], record["slices"], record["coded"] = room.data.ptr, slices, coded
+        record["all_steps"] = steps.sum()
         if (steps == steps[0]).all():
             record["turn_steps"] = steps[0]
         else:
@@ -291,7 +293,7 @@ class PackedNetwork:
     limit: int
     widths: list[int] = field(default_factory=list)
     layer_bytes: list[int] = field(default_factory=list)  # padded to 16 bytes an array
-    unit_bytes: list[int] = field(default_factory=list)  # of them, what kernels without the second form read
+    unit_bytes: list[int] = field(default_factory=list)  # about what kernels for few rows read of them
     units_of: list[tuple[int, int, int]] = field(default_factory=list)  # (units, g, padded entries)
     chunks_of: list[bool] = field(default_factory=list)
     samples: list[SparseLayer] = field(default_factory=list)  # the first, a middle and the last layer

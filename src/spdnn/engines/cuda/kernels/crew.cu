@@ -1,11 +1,12 @@
 // Many layers of a few rows, by many blocks together: each computes its share of every layer's units for all rows.
 //
-// Definitions: THREADS, AHEAD (layers whose weights are on their way), BUFFERS (layers whose outputs are held), INDEX.
+// Definitions: THREADS, AHEAD (layers whose weights are on their way), BUFFERS (layers whose outputs are held), DENSE (a
+// share that has an entry for every DENSE inputs, or more, reads all inputs), INDEX.
 // Same results, bit for bit, as few.cu.
 //
 // Blocks exchange activations through L2. A value is one word of 8 bytes together with its layer's number, the stamp, so
 // that whoever reads it sees by the word itself whether it has come: a layer takes one store and one load, no barrier
-// of the grid. A block reads only the inputs that its share needs. All blocks must run at the same time.
+// of the grid. A block reads the inputs that its share needs, or all. All blocks must run at the same time.
 //
 // There are words for the outputs of BUFFERS layers in turn. Those of layer l − BUFFERS are overwritten by layer l only
 // when every block has said that it has read what it needs of them, which was some layers ago.
@@ -16,7 +17,6 @@ constexpr u32 WORDS = sizeof(Layer) / 4;
 constexpr u32 RECORDS = 2 * AHEAD + 1;  // a layer's record comes before its weights are sent for
 constexpr u32 SLOTS = AHEAD + 1;
 constexpr u32 POLLS = 4;                // words a thread waits for at a time
-constexpr u32 MARKED = 4;               // up to so many entries for each input, a share's inputs are looked up
 
 #ifndef EMULATED
 __device__ __forceinline__ u64 load_word(const u64* from) {
@@ -31,41 +31,40 @@ __device__ __forceinline__ void store_word(u64* to, u64 word) {
 __device__ __forceinline__ bool spin() { return true; }
 #endif
 
-// What a block computes of a layer: units … unit + units − 1. A sliced layer is shared out by slices.
+// What a block computes of a layer: units … unit + units − 1. Slices stay whole.
 struct Share {
   u32 unit, units;
   __device__ __forceinline__ Share(const Layer& layer) {
-    const u32 together = layer.sliced ? 16 : 1;
-    const u32 each = ((layer.units + gridDim.x - 1) / gridDim.x + together - 1) / together * together;
-    unit = min(blockIdx.x * each, layer.units);
-    units = min(each, layer.units - unit);
+    const u32 all = all_units(layer), together = layer.turns ? 32 : 1;
+    const u32 each = ((all + gridDim.x - 1) / gridDim.x + together - 1) / together * together;
+    unit = min(blockIdx.x * each, all);
+    units = min(each, all - unit);
   }
 };
 
-// The entries of a share.
+// Where in turn_start or start the share's part is, and how many numbers it has.
+__device__ __forceinline__ u32 start_at(const Layer& layer, u32 unit) { return layer.turns ? unit / 32 : unit; }
+
+// The steps of a share in the second form, else its entries.
 struct Range {
   u64 from, to;
   __device__ __forceinline__ Range(u64 from, u64 to) : from(from), to(to) {}
-  // `start`: those of the share's units, null where the layer has none.
-  __device__ __forceinline__ Range(const Layer& layer, const Share& share, const u64* start) : from(0), to(0) {
+  // `start`: the share's part of turn_start or start, null where the layer has none.
+  __device__ __forceinline__ Range(const Layer& layer, const Share& share, const void* start) : from(0), to(0) {
     if (share.units == 0) return;
     const u32 end = share.unit + share.units;
-    if (layer.start) {
-      from = start[0];
-      to = start[share.units];
-    } else if (layer.sliced) {
-      from = step_start(layer, share.unit);
-      to = step_start(layer, (end + 15) / 16 * 16);
+    if (layer.turns) {
+      from = start ? ((const u32*)start)[0] : share.unit / 32 * layer.turn_steps;
+      to = start ? ((const u32*)start)[share.units / 32] : end / 32 * layer.turn_steps;
+    } else if (start) {
+      from = ((const u64*)start)[0];
+      to = ((const u64*)start)[share.units];
     } else {
       from = (u64)share.unit * layer.width;
       to = (u64)end * layer.width;
     }
   }
 };
-
-__device__ __forceinline__ const u64* first_start(const Layer& layer, const Share& share) {
-  return layer.start ? layer.start + share.unit : nullptr;
-}
 
 // Bytes first … last − 1 of an array as they are copied, in pieces of 16: they stand `skip` bytes after the place.
 struct Piece {
@@ -82,64 +81,74 @@ struct Piece {
 
 // A share's part of a layer's arrays, one after the other in a slot. Biases only where they stand in the units' order.
 struct Start : Piece {
-  __device__ __forceinline__ Start(const Layer& layer, const Share& share)
-      : Piece(layer.start && share.units, (u64)share.unit * 8, (u64)(share.unit + share.units + 1) * 8) {}
+  __device__ __forceinline__ Start(const Layer& layer, const Share& share, const Arrays& all)
+      : Piece(all.start && share.units, (u64)start_at(layer, share.unit) * (layer.turns ? 4 : 8),
+              (u64)(start_at(layer, share.unit + share.units) + 1) * (layer.turns ? 4 : 8)) {}
 };
 struct Parts {
-  Piece output, bias, index, weight;
-  __device__ __forceinline__ Parts(const Layer& layer, const Share& share, const Range& range)
-      : output(layer.output, (u64)share.unit * layer.g * 4, (u64)(share.unit + share.units) * layer.g * 4),
-        bias(layer.bias && !layer.output, (u64)share.unit * 4, (u64)(share.unit + share.units) * 4),
-        index(true, range.from * sizeof(INDEX), range.to * sizeof(INDEX)),
-        weight(true, range.from * layer.g * 4, range.to * layer.g * 4) {}
+  Piece output, bias, entries, weight;
+  __device__ __forceinline__ Parts(const Layer& layer, const Share& share, const Range& range, const Arrays& all)
+      : output(all.output, (u64)share.unit * layer.g * 4, (u64)(share.unit + share.units) * layer.g * 4),
+        bias(all.bias && !all.output, (u64)share.unit * 4, (u64)(share.unit + share.units) * 4),
+        entries(true, range.from * entry_bytes(layer), range.to * entry_bytes(layer)),
+        weight(!layer.turns, range.from * layer.g * 4, range.to * layer.g * 4) {}
+  static __device__ __forceinline__ u32 entry_bytes(const Layer& layer) {
+    return layer.turns ? 512 * vectors(layer) : sizeof(INDEX);
+  }
 };
 
 // Sends for a share. One that takes more than `room` is read where it is.
 __device__ __forceinline__ bool bring(const Layer& layer, const Range& range, u8* to, u32 room) {
   const Share share(layer);
-  const Start start(layer, share);
-  const Parts parts(layer, share, range);
-  if (start.bytes + parts.output.bytes + parts.bias.bytes + parts.index.bytes + parts.weight.bytes > room) return false;
-  start.copy(to, layer.start);
-  parts.output.copy(to += start.bytes, layer.output);
-  parts.bias.copy(to += parts.output.bytes, layer.bias);
-  parts.index.copy(to += parts.bias.bytes, layer.index);
-  parts.weight.copy(to += parts.index.bytes, layer.weight);
+  const Arrays all(layer);
+  const Start start(layer, share, all);
+  const Parts parts(layer, share, range, all);
+  if (start.bytes + parts.output.bytes + parts.bias.bytes + parts.entries.bytes + parts.weight.bytes > room) return false;
+  start.copy(to, all.start);
+  parts.output.copy(to += start.bytes, all.output);
+  parts.bias.copy(to += parts.output.bytes, all.bias);
+  parts.entries.copy(to += parts.bias.bytes, all.entries);
+  parts.weight.copy(to += parts.entries.bytes, all.weight);
   return true;
 }
 
-// Where a share's arrays are read: entry 0 is its first one, and so on.
-struct View {
-  const u64* start;
-  const u32* output;
-  const float* bias;  // null where it isn't in the units' order
-  const INDEX* index;
-  const float* weight;
-  u64 from, to;
-  __device__ __forceinline__ View(const Layer& layer, const Share& share, const u8* slot) {
-    const Start piece(layer, share);
-    start = layer.start ? (const u64*)(slot + piece.skip) : nullptr;
+// A share's arrays where they are read. bias: null where it isn't in the units' order.
+struct View : Arrays {
+  u32 entries_here;
+  // In a slot.
+  __device__ __forceinline__ View(const Layer& layer, const Share& share, const u8* slot) : Arrays(layer) {
+    const Arrays all(layer);
+    const Start piece(layer, share, all);
+    if (start) start = slot + piece.skip;
     const Range range(layer, share, start);
-    const Parts parts(layer, share, range);
-    from = range.from;
-    to = range.to;
+    const Parts parts(layer, share, range, all);
     slot += piece.bytes;
-    output = layer.output ? (const u32*)(slot + parts.output.skip) : nullptr;
+    if (output) output = (const u32*)(slot + parts.output.skip);
     slot += parts.output.bytes;
     bias = parts.bias.bytes ? (const float*)(slot + parts.bias.skip) : nullptr;
     slot += parts.bias.bytes;
-    index = (const INDEX*)(slot + parts.index.skip);
-    weight = (const float*)(slot + parts.index.bytes + parts.weight.skip);
+    entries = slot + parts.entries.skip;
+    weight = (const float*)(slot + parts.entries.bytes + parts.weight.skip);
+    entries_here = (range.to - range.from) * (layer.turns ? 128 : 1);
   }
-  __device__ __forceinline__ View(const Layer& layer, const Share& share) {
-    start = first_start(layer, share);
+  // In global memory.
+  __device__ __forceinline__ View(const Layer& layer, const Share& share) : Arrays(layer) {
+    start = share_start(layer, share);
     const Range range(layer, share, start);
-    from = range.from;
-    to = range.to;
-    output = layer.output ? layer.output + share.unit * layer.g : nullptr;
-    bias = layer.bias && !layer.output ? layer.bias + share.unit : nullptr;
-    index = layer.index + from;
-    weight = layer.weight + from * layer.g;
+    if (output) output += share.unit * layer.g;
+    bias = layer.bias && !output ? layer.bias + share.unit : nullptr;
+    entries = (const u8*)entries + range.from * Parts::entry_bytes(layer);
+    weight += range.from * layer.g;
+    entries_here = 0;
+  }
+  static __device__ __forceinline__ const void* share_start(const Layer& layer, const Share& share) {
+    if (layer.turns) return layer.turn_start ? layer.turn_start + share.unit / 32 : nullptr;
+    return layer.start ? layer.start + share.unit : nullptr;
+  }
+  // The input of one of the entries, in any order.
+  __device__ __forceinline__ u32 input(const Layer& layer, u32 entry) const {
+    if (!layer.turns) return ((const INDEX*)entries)[entry];
+    return layer.coded ? ((const u32*)entries)[entry] & 0xffff : ((const uint2*)entries)[entry].x;
   }
 };
 
@@ -156,26 +165,13 @@ __device__ __forceinline__ float bias_of(const Layer& layer, const View& view, c
 
 // Rows from `row` on, 1 << log at a time, of a share: their values to the words `out`, each 1 << wide of them apart.
 // `bias`: of the thread's first value.
-__device__ __forceinline__ void compute(const Layer& layer, const View& view, u32 row, u32 rows, u32 log, u32 wide,
-                                        float bias, const float* now, u64* out, u32 stamp) {
-  const Share share(layer);
-  const u32 g = layer.g;
-  for (u32 item = threadIdx.x; item < share.units * g << log; item += THREADS) {
+__device__ __forceinline__ void compute(const Layer& layer, const View& view, const Share& share, u32 row, u32 rows,
+                                        u32 log, u32 wide, float bias, const float* now, u64* out, u32 stamp) {
+  for (u32 item = threadIdx.x; item < share.units * layer.g << log; item += THREADS) {
     const u32 number = item >> log, mine = item & ((1 << log) - 1);
-    const u32 unit = g == 1 ? number : number / g, member = number - unit * g;
     const u32 output = output_of(view, share, number);
     if (output == NONE || row + mine >= rows) continue;
-    u32 at, to = 0;
-    if (view.start) {
-      at = view.start[unit] - view.from;
-      to = view.start[unit + 1] - view.from;
-    } else if (layer.sliced) {
-      at = step_start(layer, share.unit + unit) - view.from;
-    } else {
-      at = unit * layer.width;
-      to = at + layer.width;
-    }
-    const float sum = weighted_sum(layer, view.index, view.weight, at, to, member, now + mine, log);
+    const float sum = sum_of(layer, view, number, now + mine, log);
     const float y = activate(sum, item == threadIdx.x ? bias : bias_of(layer, view, share, number), layer);
     store_word(out + ((u64)output << wide) + row + mine, (u64)stamp << 32 | __float_as_uint(y));
   }
@@ -209,14 +205,14 @@ __device__ __forceinline__ void receive(u32 total, u32 stamp, Of of) {
   }
 }
 
-// The different ones of `entries` inputs into `list`. `marks`: a bit for each input, 0.
-__device__ __forceinline__ void look_up(const INDEX* index, u32 entries, u32* marks, INDEX* list, u32* listed) {
-  const u32 lane = threadIdx.x % 32;
+// The different inputs of a share into `list`. `marks`: a bit for each input, 0.
+__device__ __forceinline__ void look_up(const Layer& layer, const View& view, u32* marks, INDEX* list, u32* listed) {
+  const u32 lane = threadIdx.x % 32, entries = view.entries_here;
   for (u32 i = threadIdx.x; i - lane < entries; i += THREADS) {
     bool fresh = false;
-    INDEX input = 0;
+    u32 input = 0;
     if (i < entries) {
-      input = index[i];
+      input = view.input(layer, i);
       const u32 bit = 1u << input % 32;
       fresh = !(*(volatile u32*)(marks + input / 32) & bit) && !(atomicOr(marks + input / 32, bit) & bit);
     }
@@ -258,7 +254,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (l < last) {
       const Layer& layer = *(const Layer*)records[l % RECORDS];
       const Share share(layer);
-      const Range range(layer, share, first_start(layer, share));
+      const Range range(layer, share, View::share_start(layer, share));
       here |= (u32)bring(layer, range, slots + l % SLOTS * room, room) << l % SLOTS;
     }
     copy_commit();
@@ -274,18 +270,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const Share share(layer);
     const bool near = here >> l % SLOTS & 1;
     const View view = near ? View(layer, share, slots + l % SLOTS * room) : View(layer, share);
-    const bool whole = !near || view.to - view.from > MARKED * layer.inputs;
+    const bool whole = !near || (u64)view.entries_here * DENSE >= layer.inputs;
     const u32 mine = threadIdx.x >> log;
     const float bias = mine < share.units * layer.g ? bias_of(layer, view, share, mine) : 0.0f;
     if (l + AHEAD < last) {
       const Layer& next = *(const Layer*)records[(l + AHEAD) % RECORDS];
       const Share of(next);
-      const Range range(next, of, first_start(next, of));
+      const Range range(next, of, View::share_start(next, of));
       from = range.from;
       to = range.to;
     }
     if (!whole) {
-      look_up(view.index, view.to - view.from, marks, inputs, &needed);
+      look_up(layer, view, marks, inputs, &needed);
       __syncthreads();
     }
 
@@ -310,7 +306,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       if (row == 0 && reuse)
         while (heard < l - BUFFERS + 2 && spin()) heard = load_word(said + threadIdx.x);
       __syncthreads();
-      compute(layer, view, row, rows, log, wide, bias, now, words + l % BUFFERS * buffer, l + 1);
+      compute(layer, view, share, row, rows, log, wide, bias, now, words + l % BUFFERS * buffer, l + 1);
     }
     if (threadIdx.x == 0) store_word(said + blockIdx.x, l + 1);  // what layer l reads has been read
     if (l + 1 == last) break;

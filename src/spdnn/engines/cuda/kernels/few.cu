@@ -19,10 +19,12 @@ __device__ __forceinline__ void prefetch_all(const void* global, u64 bytes) {
 struct Places {
   u32 weight, start, output, bias, end;
   __device__ __forceinline__ Places(const Layer& layer) {
-    weight = up16(layer.entries * (u32)sizeof(INDEX));
-    start = weight + up16(layer.entries * layer.g * 4);
-    output = start + (layer.start ? up16((layer.units + 1) * 8) : 0);
-    bias = output + (layer.output ? up16(layer.units * layer.g * 4) : 0);
+    const bool turned = layer.turns;
+    weight = turned ? layer.all_steps * vectors(layer) * 512 : up16(layer.entries * (u32)sizeof(INDEX));
+    start = weight + (turned ? 0 : up16(layer.entries * layer.g * 4));
+    const u32 starts = turned ? (layer.turn_start ? (layer.slices + 1) * 4 : 0) : layer.start ? (layer.units + 1) * 8 : 0;
+    output = start + up16(starts);
+    bias = output + ((turned ? layer.turn_output : layer.output) ? up16(all_units(layer) * layer.g * 4) : 0);
     end = bias + (layer.bias ? up16(layer.outputs * 4) : 0);
   }
 };
@@ -30,32 +32,41 @@ struct Places {
 // Sends for a layer. One that takes more than `room` is brought as near as L2, and read from there.
 __device__ __forceinline__ bool bring(const Layer& layer, u8* to, u32 room) {
   const Places place(layer);
+  const Arrays from(layer);
   if (place.end > room) {
-    prefetch_all(layer.index, (u64)layer.entries * sizeof(INDEX));
-    prefetch_all(layer.weight, (u64)layer.entries * layer.g * 4);
-    if (layer.output) prefetch_all(layer.output, (u64)layer.units * layer.g * 4);
+    prefetch_all(from.entries, place.weight);
+    prefetch_all(from.weight, place.start - place.weight);
+    if (from.start) prefetch_all(from.start, place.output - place.start);
+    if (from.output) prefetch_all(from.output, place.bias - place.output);
     return false;
   }
-  copy_all(to, layer.index, place.weight);
-  copy_all(to + place.weight, layer.weight, place.start - place.weight);
-  if (layer.start) copy_all(to + place.start, layer.start, place.output - place.start);
-  if (layer.output) copy_all(to + place.output, layer.output, place.bias - place.output);
-  if (layer.bias) copy_all(to + place.bias, layer.bias, place.end - place.bias);
+  copy_all(to, from.entries, place.weight);
+  copy_all(to + place.weight, from.weight, place.start - place.weight);
+  if (from.start) copy_all(to + place.start, from.start, place.output - place.start);
+  if (from.output) copy_all(to + place.output, from.output, place.bias - place.output);
+  if (from.bias) copy_all(to + place.bias, from.bias, place.end - place.bias);
   return true;
 }
 
-__device__ __forceinline__ bool compute(const Layer& layer, const INDEX* index, const float* weight, const u64* start,
-                                        const u32* outputs, const float* biases, const float* in, float* out) {
+// `layer` as it is in a buffer.
+__device__ __forceinline__ Arrays arrived(const Layer& layer, const u8* at) {
+  const Places place(layer);
+  Arrays arrays(layer);
+  arrays.entries = at;
+  arrays.weight = (const float*)(at + place.weight);
+  if (arrays.start) arrays.start = at + place.start;
+  if (arrays.output) arrays.output = (const u32*)(at + place.output);
+  if (arrays.bias) arrays.bias = (const float*)(at + place.bias);
+  return arrays;
+}
+
+__device__ __forceinline__ bool compute(const Layer& layer, const Arrays& arrays, const float* in, float* out) {
   bool alive = false;
-  const u32 g = layer.g, items = layer.units * g;
+  const u32 items = all_units(layer) * layer.g;
   for (u32 item = threadIdx.x; item < items; item += THREADS) {
-    const u32 unit = g == 1 ? item : item / g, member = item - unit * g;
-    const u32 output = outputs ? outputs[item] : unit;
+    const u32 output = arrays.output ? arrays.output[item] : item;
     if (output == NONE) continue;
-    const u64 from = start ? start[unit] : layer.sliced ? step_start(layer, unit) : (u64)unit * layer.width;
-    const u64 to = start ? start[unit + 1] : from + layer.width;
-    const float sum = weighted_sum(layer, index, weight, from, to, member, in, 0);
-    const float y = activate(sum, biases ? biases[output] : layer.bias0, layer);
+    const float y = activate(sum_of(layer, arrays, item, in, 0), arrays.bias ? arrays.bias[output] : layer.bias0, layer);
     alive |= y != 0.0f;
     out[output] = y;
   }
@@ -101,17 +112,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         copy_async_4(&records[(coming + AHEAD) % RECORDS][threadIdx.x],
                      (const u32*)(layers + first + coming + AHEAD) + threadIdx.x);
       copy_commit();
-      bool alive;
-      if (here >> l % (AHEAD + 1) & 1) {
-        const Places place(layer);
-        const u8* at = buffers + l % (AHEAD + 1) * room;
-        alive = compute(layer, (const INDEX*)at, (const float*)(at + place.weight),
-                        layer.start ? (const u64*)(at + place.start) : nullptr,
-                        layer.output ? (const u32*)(at + place.output) : nullptr,
-                        layer.bias ? (const float*)(at + place.bias) : nullptr, now, next);
-      } else {
-        alive = compute(layer, layer.index, layer.weight, layer.start, layer.output, layer.bias, now, next);
-      }
+      const bool near = here >> l % (AHEAD + 1) & 1;
+      const bool alive = near ? compute(layer, arrived(layer, buffers + l % (AHEAD + 1) * room), now, next)
+                              : compute(layer, Arrays(layer), now, next);
       const bool leave = early && layer.may_drop;
       float* swap = now;
       now = next;
