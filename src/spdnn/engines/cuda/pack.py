@@ -26,8 +26,9 @@ TURN_UNITS, TURN = 32, 4
 """Units of a slice of the second form, and entries of a step."""
 FEW_CONFLICTS = 0.05
 """Share of loads that may wait for another before a layer's second form is put in another order."""
-MOST_TURNED = 2048
-"""Outputs of a layer up to which it has the second form: tiles of 16 rows of wider ones don't fit shared memory."""
+MOST_SPREAD = 2048
+"""Outputs of a layer up to which its second form is put in another order: tiles of 16 rows of wider ones don't fit
+shared memory."""
 SLICE = 16
 """Units whose entries stand in turns of 8 in a sliced layer, so that a warp's loads are of whole lines."""
 
@@ -38,7 +39,7 @@ LAYER = np.dtype(
     [(name, "<u8") for name in ("index", "weight", "start", "output", "bias", "turns", "turn_start", "turn_output")]
     + [(name, "<f4") for name in ("bias0", "lower", "upper")]
     + [(name, "<u4") for name in ("inputs", "outputs", "units", "g", "width", "bias_all", "may_drop", "entries")]
-    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "alike")]
+    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "all_steps")]
 )
 """The structure Layer of the kernels."""
 CHUNKED = np.dtype(
@@ -54,7 +55,8 @@ class PackedLayer:
     """One layer on the device, in units or in chunks.
 
     arrays : what `record`, a LAYER or for chunks a CHUNKED, points to. units, g : their number and outputs of one.
-    entries : padded ones included.
+    entries : padded ones included. unit_bytes : about what kernels for few rows read, the second form where there is
+    one. alike : neighbouring units of the second form mostly read the same inputs.
     """
 
     record: np.ndarray
@@ -62,6 +64,8 @@ class PackedLayer:
     units: int
     g: int
     entries: int
+    unit_bytes: int = 0
+    alike: bool = False
 
     @property
     def chunked(self) -> bool:
@@ -69,7 +73,11 @@ class PackedLayer:
 
     @property
     def nbytes(self) -> int:
-        return sum(-(-array.nbytes // 16) * 16 for array in self.arrays)
+        return _padded_bytes(self.arrays)
+
+
+def _padded_bytes(arrays: list[Any]) -> int:
+    return sum(-(-array.nbytes // 16) * 16 for array in arrays)
 
 
 def unit_outputs(layer: SparseLayer, grouped: bool) -> tuple[np.ndarray, int]:
@@ -188,8 +196,8 @@ class Packer:
             ok = valid & (output >= 0)
             weight[:, member] = xp.where(ok, data[xp.where(ok, source, 0)], xp.float32(0)) if data.size else 0
         record = np.zeros((), LAYER)
-        turned = sliced and g == 1 and 0 < units <= MOST_TURNED
-        turns = self._turns(record, start, outputs[:, 0], index, weight) if turned else []
+        turned = sliced and g == 1 and units > 0
+        turns, alike = self._turns(record, start, outputs[:, 0], index, weight) if turned else ([], False)
         if sliced and g == 1 and width and width % 8 == 0:
             index, weight = self._sliced(index, units, width), self._sliced(weight, units, width)
             entries, record["sliced"] = index.size, True
@@ -209,12 +217,13 @@ class Packer:
             record["bias"] = bias.data.ptr
         else:
             record["bias0"] = layer.bias
+        unit_bytes = _padded_bytes(turns or arrays[:2]) + _padded_bytes(arrays[2:])
         arrays += turns
         record["lower"], record["upper"] = layer.lower, layer.upper
         record["inputs"], record["outputs"], record["units"], record["g"] = layer.inputs, layer.outputs, units, g
         record["width"], record["entries"] = width or 0, min(entries, 2**32 - 1)
         record["bias_all"], record["may_drop"] = layer.bias_rule == "all", may_drop
-        return PackedLayer(record, arrays, units, g, entries)
+        return PackedLayer(record, arrays, units, g, entries, unit_bytes, alike)
 
     def _sliced(self, array: Any, units: int, width: int) -> Any:
         """The entries of SLICE units in turns of 8; units up to a multiple of SLICE are zeros."""
@@ -224,8 +233,11 @@ class Packer:
         turns = padded.reshape(slices, SLICE, width // 8, 8).transpose(0, 2, 1, 3)
         return xp.ascontiguousarray(turns).reshape(-1)
 
-    def _turns(self, record: np.ndarray, start: np.ndarray, ids: np.ndarray, index: Any, weight: Any) -> list[Any]:
-        """The second form of single outputs `ids`, whose entries are index and weight from `start` on: its arrays.
+    def _turns(
+        self, record: np.ndarray, start: np.ndarray, ids: np.ndarray, index: Any, weight: Any
+    ) -> tuple[list[Any], bool]:
+        """The second form of single outputs `ids`, whose entries are index and weight from `start` on: its arrays, and
+        whether neighbours mostly read the same inputs.
 
         Units of about the same length stand in a slice. An entry is one word, the weight's upper half above the
         index, where all weights are exact in bfloat16 (the lower halves of their float32 are zero), else two.
@@ -241,7 +253,7 @@ class Packer:
             index, weight = xp.zeros(1, self._index_dtype), xp.zeros(1, xp.float32)
         inputs = index.get()
         source, valid = _turn_entries(start, order, steps)
-        if start[-1] and _conflicts(inputs[source]) > FEW_CONFLICTS:
+        if start[-1] > 0 and order.size <= MOST_SPREAD and _conflicts(inputs[source]) > FEW_CONFLICTS:
             order, entry = _spread(inputs, start, order)
             source, valid = _turn_entries(start, order, steps)
             source = entry[source]
@@ -256,9 +268,10 @@ class Packer:
             pairs = room[: 2 * words.size].reshape(words.shape[0], 2, TURN_UNITS, 2, 2)
             for part, array in enumerate((found, words)):
                 pairs[..., part] = array.reshape(words.shape[0], TURN_UNITS, 2, 2).transpose(0, 2, 1, 3)
-        record["alike"] = not source.size or _alike(inputs[source.get()])
+        alike = not source.size or _alike(inputs[source.get()])
         arrays = [room]
         record["turns"], record["slices"], record["coded"] = room.data.ptr, slices, coded
+        record["all_steps"] = steps.sum()
         if (steps == steps[0]).all():
             record["turn_steps"] = steps[0]
         else:
@@ -268,7 +281,7 @@ class Packer:
         if (outputs != np.arange(outputs.size)).any():
             arrays.append(xp.asarray(outputs.astype(np.int32)).view(xp.uint32))
             record["turn_output"] = arrays[-1].data.ptr
-        return arrays
+        return arrays, alike
 
     def pack_chunks(self, layer: SparseLayer, chunks: Chunks) -> PackedLayer:
         """A layer cut into chunks."""
@@ -311,6 +324,7 @@ class PackedNetwork:
     limit: int
     widths: list[int] = field(default_factory=list)
     layer_bytes: list[int] = field(default_factory=list)  # padded to 16 bytes an array
+    unit_bytes: list[int] = field(default_factory=list)  # about what kernels for few rows read of them
     units_of: list[tuple[int, int, int]] = field(default_factory=list)  # (units, g, padded entries)
     chunks_of: list[bool] = field(default_factory=list)
     samples: list[SparseLayer] = field(default_factory=list)  # the first, a middle and the last layer
@@ -337,9 +351,10 @@ class PackedNetwork:
                 self.samples.append(layer)
             self.widths.append(layer.outputs)
             self.layer_bytes.append(packed.nbytes)
+            self.unit_bytes.append(packed.unit_bytes)
             self.units_of.append((packed.units, packed.g, packed.entries))
             self.chunks_of.append(packed.chunked)
-            self._alike.append(not packed.chunked and bool(packed.record["alike"]))
+            self._alike.append(packed.alike)
             total += packed.nbytes
             if total > self.limit and not self.streamed:
                 self.streamed = True
