@@ -84,7 +84,7 @@ class Crew:
         device = xp.cuda.Device().attributes
         limit = device["MaxSharedMemoryPerBlockOptin"]
         self.shape = shape = crew_shape(packed, device["MultiProcessorCount"], limit)
-        defines = {"THREADS": THREADS, "AHEAD": AHEAD, "BUFFERS": BUFFERS, "DENSE": DENSE}
+        defines: dict[str, Any] = {"THREADS": THREADS, "AHEAD": AHEAD, "BUFFERS": BUFFERS, "DENSE": DENSE}
         defines["INDEX"] = "u32" if packed.wide else "u16"
         self._kernel = loader.load(PACKAGE, "crew", defines, cooperative=True).get_function("crew")
         self._kernel.max_dynamic_shared_size_bytes = shape.shared
