@@ -345,8 +345,8 @@ class Watch:
     def __exit__(self, *error: object) -> None:
         loader.load = self._load
 
-    def _loaded(self, *arguments: Any) -> Any:
-        module, watch = self._load(*arguments), self
+    def _loaded(self, *arguments: Any, **options: Any) -> Any:
+        module, watch = self._load(*arguments, **options), self
 
         class Module:
             def get_function(self, name: str) -> Watched:

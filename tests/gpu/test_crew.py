@@ -78,6 +78,8 @@ def force(monkeypatch, rows: int, bounds: tuple[int, ...], dense: int = crew.DEN
     def changed(*arguments):
         usually = usual(*arguments)
         new = dataclasses.replace(usually, **shape)
+        longer = 4 * new.span * max(0, new.together - usually.together)
+        new = dataclasses.replace(new, room=max(0, new.room - (-(-longer // (crew.AHEAD + 1) // 16) * 16)))
         more = 4 * new.span * (new.together - usually.together) + (crew.AHEAD + 1) * (new.room - usually.room)
         return dataclasses.replace(new, shared=new.shared + more)
 
@@ -92,6 +94,7 @@ def force(monkeypatch, rows: int, bounds: tuple[int, ...], dense: int = crew.DEN
     monkeypatch.setattr(crew, "crew_rows", lambda packed: rows)
     monkeypatch.setattr(crew, "crew_shape", changed)
     monkeypatch.setattr(stages, "BOUNDARIES", bounds)
+    monkeypatch.setattr(stages, "SPARSER", bounds)
 
 
 def results(network, features, **switches):

@@ -270,7 +270,7 @@ class CudaPlan(Plan):
                 self._stream.synchronize()
                 with watch.paused():
                     self._packed.bring(begin, end)
-            for first, last in run.steps(begin, end, profile):
+            for first, last in run.steps(begin, end, profile, options.merge):
                 clock = self._clock() if profile else None
                 run.step(first, last, rows, merge=options.merge, compact=options.compact, profile=profile)
                 if clock:

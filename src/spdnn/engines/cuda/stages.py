@@ -20,7 +20,9 @@ PACKAGE = "spdnn.engines.cuda"
 SHARED_BYTES = 227 * 1024
 """Shared memory a block of an H100 or H200 may take; other GPUs' limits are asked for."""
 BOUNDARIES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 64, 96)
-"""Layers after which a stage ends; past the last, every LATER layers."""
+"""Layers after which a stage ends where equal rows are merged; past the last, every LATER layers."""
+SPARSER = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
+"""The same where rows are only dropped."""
 NARROW = 14
 """Rows of a tile where that gives every multiprocessor one, and all 16 would leave some without."""
 LATER = 128
@@ -28,11 +30,12 @@ FEW_AHEAD = 3
 """Layers of weights that `few` has on their way where all layers are small enough, else 1."""
 
 
-def stage_bounds(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
+def stage_bounds(first: int, last: int, every_layer: bool, merge: bool) -> list[tuple[int, int]]:
     """The stages of the layers first … last − 1."""
     if every_layer:
         return [(k, k + 1) for k in range(first, last)]
-    ends = [b for b in (*BOUNDARIES, *range(BOUNDARIES[-1] + LATER, last, LATER)) if first < b < last]
+    bounds = BOUNDARIES if merge else SPARSER
+    ends = [b for b in (*bounds, *range(bounds[-1] + LATER, last, LATER)) if first < b < last]
     return list(zip([first, *ends], [*ends, last], strict=True))
 
 
@@ -175,9 +178,9 @@ class StageRunner:
         self._source: Any = None
 
     @staticmethod
-    def steps(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
+    def steps(first: int, last: int, every_layer: bool, merge: bool) -> list[tuple[int, int]]:
         """The layers first … last − 1 as `step` takes them."""
-        return stage_bounds(first, last, every_layer)
+        return stage_bounds(first, last, every_layer, merge)
 
     def step(self, first: int, last: int, originals: int, *, merge: bool, compact: bool, profile: bool) -> None:
         """Layers first … last − 1."""
