@@ -54,7 +54,7 @@ class CudaPlan(Plan):
     def _pack(self) -> PackedNetwork:
         """In the form that the regime wants; which one that is shows only after folding."""
         network, options = self.network, self.options
-        shape = (options.variant == "groups", options.fold, self._limit * 3 // 5)
+        shape = (options.variant == "groups", options.fold, self._weights_room())
         if not options.fold:
             return PackedNetwork(
                 network, *shape, chunked=self._regime(network.widths, network.layers, 1)[0] == "layers"
@@ -74,6 +74,9 @@ class CudaPlan(Plan):
         free = int(self._xp.cuda.runtime.memGetInfo()[0])
         room = int(free * 0.92)
         return min(room, self.options.memory_limit) if self.options.memory_limit else room
+
+    def _weights_room(self) -> int:
+        return self._limit * 3 // 5
 
     @property
     def nbytes(self) -> int:
@@ -228,6 +231,10 @@ class CudaPlan(Plan):
             live = np.concatenate([part[2] for part in parts])
             any_value = (rows != 0).any(1)
             result |= {"live": live[any_value], "values": rows[any_value]}
+        if self._packed.passing:
+            waited = self._packed.passing.waited()
+            result["seconds"] = watch.seconds - waited
+            result["streaming_seconds"] = watch.paused_seconds + waited
         return Activations(**result)
 
     def _runner(self, handle: _Handle) -> Any:
@@ -265,8 +272,11 @@ class CudaPlan(Plan):
         layers: list[LayerProfile] = []
         run.start(rows, features)
         computed = rows
-        for begin, end in self._packed.windows():
-            if self._packed.streamed:
+        passing = self._packed.passing
+        for number, (begin, end) in enumerate(self._packed.windows()):
+            if passing:
+                passing.bring(number, self._stream)
+            elif self._packed.streamed:
                 self._stream.synchronize()
                 with watch.paused():
                     self._packed.bring(begin, end)
