@@ -210,7 +210,10 @@ class Plan(ABC):
         """Bytes the prepared weights take on the device."""
 
     def describe(self) -> dict[str, Any]:
-        """Flat facts about the plan: format, variant, what was found in the network, bytes."""
+        """Flat facts about the plan: format, variant, what was found in the network, bytes.
+
+        `remark`, where it is there, is for people: what doesn't fit, and what is done about it.
+        """
         return {"nbytes": self.nbytes}
 
     def close(self) -> None:  # noqa: B027

@@ -171,6 +171,7 @@ class _Device:
     id = 0
     attributes = {  # noqa: RUF012
         "MultiProcessorCount": SMS,
+        "ClockRate": 1_000_000,
         "MaxSharedMemoryPerBlockOptin": 232448,
         "MaxSharedMemoryPerMultiprocessor": 233472,
     }
@@ -300,6 +301,7 @@ runtime = types.SimpleNamespace(
     runtimeGetVersion=lambda: 0,
     driverGetVersion=lambda: 0,
     memcpyHostToDevice=1,
+    memcpyDeviceToDevice=3,
     memcpyAsync=_memcpy,
 )
 cuda = types.SimpleNamespace(

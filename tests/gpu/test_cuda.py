@@ -265,3 +265,37 @@ def test_weights_the_host_cannot_hold_are_packed_anew(monkeypatch):
     network = NETWORKS["power-law"](random)
     monkeypatch.setattr("spdnn.engines.cuda.pack.memory", types.SimpleNamespace(available=lambda: 1 << 10))
     check(network, features_of("bits", network.inputs, random), memory_limit=4 << 20, regime="layers")
+
+
+def test_a_plan_says_beforehand_what_it_takes():
+    random = np.random.default_rng(10)
+    network = SparseNetwork([_layer(random, 128, 128, np.full(128, 12)) for _ in range(4)])
+    facts = {}
+    for regime in ("stages", "layers"):
+        for rows in (1000, 100_000):
+            plan = CudaPlan(network, rows, Options(fold=False, variant="general"), regime=regime)
+            facts[rows] = plan.describe()
+            assert (facts[rows]["row_tiles"], facts[rows]["windows"], facts[rows].get("remark")) == (1, 1, None)
+            assert facts[rows]["expected_ms_per_layer"] == pytest.approx(facts[rows]["expected_ms"] / 4)
+            plan.close()
+        launches = 0.002 * 20
+        assert 0 < facts[1000]["expected_ms"] < facts[100_000]["expected_ms"]
+        # a hundred times the rows, less what doesn't depend on them
+        assert facts[100_000]["expected_ms"] > 20 * (facts[1000]["expected_ms"] - launches)
+
+
+def test_what_does_not_fit_is_said(monkeypatch):
+    random = np.random.default_rng(11)
+    network = SparseNetwork([_layer(random, 256, 256, np.full(256, 12)) for _ in range(6)])
+    monkeypatch.setattr(CudaPlan, "_weights_room", lambda self: 40_000)
+    options = Options(fold=False, variant="general", memory_limit=6 << 20)
+    plan = CudaPlan(network, 5000, options, regime="layers")
+    features = Features.from_bool(random.random((5000, 256)) < 0.2)
+    plan.load(features)
+    plan.load(features[:10])
+    facts = plan.describe()
+    tiles, windows = facts["row_tiles"], facts["windows"]
+    assert tiles == -(-5000 // facts["row_tile"]) > 1
+    assert f"features larger than the memory limit: {tiles} row tiles of {facts['row_tile']:,} rows" in facts["remark"]
+    assert f"in {windows} windows of layers, the next copied while one computes" in facts["remark"]
+    plan.close()
