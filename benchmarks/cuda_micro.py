@@ -5,12 +5,12 @@
 
 Ceilings are measured by small kernels in this file: copying device memory, reading L2, loading from shared memory (16
 bytes a thread, whole rows and rows drawn at random), multiply-adds, and what a kernel costs in a graph. Then the engine
-runs networks that keep all rows alive, and its kernels are timed by events around each launch (of a first run, before it
-becomes a graph), which adds a few microseconds each. To add a kernel, add what it does to the workload that launches it
-(`WORKLOADS`); one that is named nowhere is listed with its time alone.
+runs networks that keep all rows alive, and its kernels are timed by events around each launch (of a first run, before
+it becomes a graph), which adds a few microseconds each. To add a kernel, add what it does to the workload that launches
+it (`WORKLOADS`); one that is named nowhere is listed with its time alone.
 
-`bytes` are what a kernel has to move at least; `operations` are multiply-adds, each of which takes one float from shared
-memory (from L2 in `stream`) unless outputs share inputs. The ceiling a kernel is nearest to says what bounds it.
+`bytes` are what a kernel has to move at least; `operations` are multiply-adds, each of which takes one float from
+shared memory (from L2 in `stream`) unless outputs share inputs. The ceiling a kernel is nearest to says what bounds it.
 """
 
 from __future__ import annotations

@@ -60,6 +60,20 @@ class ErraticEngine(ScipyEngine):
         return ErraticPlan(network, rows, options)
 
 
+class CrampedPlan(ScipyPlan):
+    """Says that not everything fits."""
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "remark": "features larger than the GPU: 3 row tiles of 70 rows"}
+
+
+class CrampedEngine(ScipyEngine):
+    name = "cramped"
+
+    def _prepare(self, network: SparseNetwork, rows: int, options: Options) -> Plan:
+        return CrampedPlan(network, rows, options)
+
+
 class HugeEngine(ScipyEngine):
     name = "huge"
 
@@ -78,5 +92,5 @@ class InterruptedEngine(ScipyEngine):
 
 ENGINES = {
     f"{engine.name}": f"{__name__}:{engine.__name__}"
-    for engine in (ForgetfulEngine, ImpreciseEngine, ErraticEngine, HugeEngine, InterruptedEngine)
+    for engine in (ForgetfulEngine, ImpreciseEngine, ErraticEngine, CrampedEngine, HugeEngine, InterruptedEngine)
 }

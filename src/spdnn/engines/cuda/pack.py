@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ... import memory
 from ...ahead import map_ahead
 from ...errors import MemoryLimitError
 from ...fold import Folded, folded_layers, multiplicity
@@ -17,6 +18,9 @@ from ...machine import usable_cores
 from ...network import SparseLayer, SparseNetwork
 from ...rows import droppable
 from .chunks import Chunks, chunk_layer
+
+if TYPE_CHECKING:
+    from .windows import HeldLayer, Windows
 
 GROUP = 8
 """Outputs of a unit where a layer has input-set groups."""
@@ -311,7 +315,8 @@ class Packer:
 
 @dataclass(eq=False)
 class PackedNetwork:
-    """A network on the device, or where it is larger than `limit` bytes, packed window by window as it is run.
+    """A network on the device, or where it is larger than `limit` bytes, brought there window by window as it is run:
+    packed already, from the host's memory (`passing`, see `windows.py`), or packed anew where that can't hold it.
 
     widths : neurons per level as computed (folded). copies : int64 (outputs computed,), how many original outputs
     each stands for, and expand : which computed output each original one is; None where nothing was folded.
@@ -335,6 +340,8 @@ class PackedNetwork:
 
     def __post_init__(self) -> None:
         self._xp = importlib.import_module("cupy")
+        self._window_bytes = self.limit
+        self.passing: Windows | None = None
         self.wide = max(self.network.widths) > 1 << 16
         self._packer = Packer(np.uint32 if self.wide else np.uint16)
         self.may_drop = droppable(self.network)
@@ -344,7 +351,8 @@ class PackedNetwork:
         self.chunk_table = self._xp.zeros(len(self.network) * CHUNKED.itemsize if self.chunked else 0, self._xp.uint8)
         self._source: Iterator[tuple[int, SparseLayer, np.ndarray | Chunks]] | None = None
         self.widths.append(self.network.inputs)
-        total = 0
+        total, host = 0, memory.available() // 2
+        held: list[HeldLayer] | None = []
         for k, layer, form in self._layers():
             packed = self._pack(k, layer, form)
             if k in (0, len(self.network) // 2, len(self.network) - 1):
@@ -356,11 +364,10 @@ class PackedNetwork:
             self.chunks_of.append(packed.chunked)
             self._alike.append(packed.alike)
             total += packed.nbytes
-            if total > self.limit and not self.streamed:
+            self._resident[k] = packed
+            if total > self.limit:
                 self.streamed = True
-                self._resident.clear()
-            if not self.streamed:
-                self._resident[k] = packed
+                held = self._hold(held, host)
         largest = max(self.layer_bytes)
         if largest > self.limit:
             raise MemoryLimitError(
@@ -369,6 +376,8 @@ class PackedNetwork:
                 needed=largest,
                 limit=self.limit,
             )
+        if held and self.streamed:
+            self._pass(held)
         if not self.streamed:
             self._write_table(0, [self._resident[k] for k in range(len(self.network))])
             self.ready = None  # gives the host's memory back
@@ -386,6 +395,7 @@ class PackedNetwork:
     def release(self) -> None:
         """Give the device's memory back."""
         self._resident.clear()
+        self.passing = None
         del self.table, self.chunk_table, self._packer
         self._xp.get_default_memory_pool().free_all_blocks()
 
@@ -431,6 +441,28 @@ class PackedNetwork:
             yield layer
         self.expand = expand
 
+    def _hold(self, held: list[HeldLayer] | None, room: int) -> list[HeldLayer] | None:
+        """`held` and the resident layers, brought to the host; None where that has no room for them."""
+        if held is not None:
+            from .windows import HeldLayer
+
+            held += [HeldLayer(packed) for packed in self._resident.values()]
+            if sum(layer.nbytes for layer in held) > room:
+                held = None
+        self._resident.clear()
+        return held
+
+    def _pass(self, held: list[HeldLayer]) -> None:
+        """Have the layers pass through two slabs, or one where a layer takes more than half the room."""
+        from .windows import Windows
+
+        slabs = 2 if 2 * max(self.layer_bytes) <= self.limit else 1
+        self._window_bytes = self.limit // slabs
+        self.passing = Windows(held, self.windows(), self._window_bytes, slabs)
+        self._resident = dict(enumerate(self.passing.layers))
+        self._write_table(0, self.passing.layers)
+        self.ready = None
+
     def _write_table(self, first: int, layers: list[PackedLayer]) -> None:
         for table, kind in ((self.table, LAYER), (self.chunk_table, CHUNKED)):
             records = np.zeros(len(layers), kind)
@@ -448,16 +480,15 @@ class PackedNetwork:
             return [(0, len(self.network))]
         ranges, first, used = [], 0, 0
         for k, nbytes in enumerate(self.layer_bytes):
-            if used + nbytes > self.limit and k > first:
+            if used + nbytes > self._window_bytes and k > first:
                 ranges.append((first, k))
                 first, used = k, 0
             used += nbytes
         return [*ranges, (first, len(self.network))]
 
     def bring(self, first: int, last: int) -> None:
-        """Put layers first … last − 1 on the device in the place of others. Windows come in order, from 0."""
-        if not self.streamed:
-            return
+        """Pack layers first … last − 1 on the device in the place of others, where neither it nor the host's memory
+        holds all of them (`passing` is None). Windows come in order, from 0."""
         if first == 0:
             self._source = self._layers()
         assert self._source is not None
