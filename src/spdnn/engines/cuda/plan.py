@@ -120,11 +120,12 @@ class CudaPlan(Plan):
         packed, depth = self._packed, len(self.network)
         tile, rows = self._tiled
         runner = StageRunner if regime == "stages" else StreamRunner
-        steps = [step for begin, end in packed.windows() for step in runner.steps(begin, end, False)]
+        merge = self.options.merge
+        steps = [step for begin, end in packed.windows() for step in runner.steps(packed, begin, end, False, merge)]
         if regime == "stages":
-            launches = len(steps) * (3 + self.options.merge)
+            launches = len(steps) * (3 + merge)
         else:
-            launches = sum(1 + streaming.checked(k, depth) * (2 + 4 * self.options.merge) for k in range(depth))
+            launches = len(steps) + sum(streaming.checked(k, depth) * (2 + 4 * merge) for k in range(depth))
         entries = [(e, g) for _, g, e in packed.units_of]
         seconds = estimate.expected_seconds(
             rows, packed.widths, entries, packed.layer_bytes, steps, launches * -(-rows // tile), self._rates
@@ -325,7 +326,7 @@ class CudaPlan(Plan):
                 self._stream.synchronize()
                 with watch.paused():
                     self._packed.bring(begin, end)
-            for first, last in run.steps(begin, end, profile, options.merge):
+            for first, last in run.steps(self._packed, begin, end, profile, options.merge):
                 clock = self._clock() if profile else None
                 run.step(first, last, rows, merge=options.merge, compact=options.compact, profile=profile)
                 if clock:

@@ -178,7 +178,7 @@ class StageRunner:
         self._source: Any = None
 
     @staticmethod
-    def steps(first: int, last: int, every_layer: bool, merge: bool) -> list[tuple[int, int]]:
+    def steps(packed: PackedNetwork, first: int, last: int, every_layer: bool, merge: bool) -> list[tuple[int, int]]:
         """The layers first … last − 1 as `step` takes them."""
         return stage_bounds(first, last, every_layer, merge)
 
