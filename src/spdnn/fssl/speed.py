@@ -40,7 +40,8 @@ def fastest(
 
     Engines: `torch`; `torch-traced` (TorchScript, frozen) on the CPU, `torch-graph` (CUDA graph) on a GPU; of compact
     networks also those that read the whole input rather than pick features (`…-whole`), and with each layer in its
-    fastest format where there are zeros (`…-formats`); spdnn's own for chains.
+    fastest format where there are zeros (`…-formats`); spdnn's own for chains: its engines, and on the CPU the whole
+    chain in one compiled call, every layer in its fastest form (`spdnn-compiled`).
     Rounds go over all engines in turn, so that a slow spell falls on all.
     """
     model = model.to(x.device).eval()
@@ -103,9 +104,17 @@ def _add_own(
     seconds: float,
 ) -> None:
     from .. import engine
+    from ..nn.compiled import fastest_forms
 
     names = ("cuda", "cusparse") if x.device.type == "cuda" else ("numba",)
     rows = x.flatten(1).cpu().numpy()
+    if x.device.type == "cpu":
+        try:
+            compiled = fastest_forms(to_sparse_network(model, inputs=rows.shape[1]), rows)
+        except Exception as error:
+            skipped["spdnn-compiled"] = f"{type(error).__name__}: {error}"[:200]
+        else:
+            candidates["spdnn-compiled"] = lambda: measure(lambda _: compiled(rows), x, seconds=seconds)
     for name in names:
         try:
             network = to_sparse_network(model, inputs=rows.shape[1])
