@@ -512,11 +512,17 @@ class Campaign:
         """Time of every method against FSSL's at the same accuracy, seed by seed, with a 95% interval of the mean."""
         rows = []
         methods = list(dict.fromkeys(r["method"] for r in records))
-        for level in (0.25, 0.5, 0.75):
-            scores = [r["held_out_accuracy"] for r in records]
-            accuracy_level = min(scores) + level * (max(scores) - min(scores))
-            times = {m: [_time_at(records, m, s, accuracy_level) for s in self.setting.seeds] for m in methods}
-            for method in methods[1:]:
+        for method in methods[1:]:
+            curves = [
+                [r["held_out_accuracy"] for r in records if (r["method"], r["seed"]) == (m, s)]
+                for m in ("fssl", method)
+                for s in self.setting.seeds
+            ]
+            curves = [curve for curve in curves if curve]
+            lowest, highest = max(map(min, curves)), min(map(max, curves))  # what all curves reach
+            for level in (0.25, 0.5, 0.75):
+                accuracy_level = lowest + level * (highest - lowest)
+                times = {m: [_time_at(records, m, s, accuracy_level) for s in self.setting.seeds] for m in methods}
                 pairs = [(a, b) for a, b in zip(times["fssl"], times[method], strict=True) if a and b]
                 logs = [math.log(b / a) for a, b in pairs]
                 if len(logs) > 1:
