@@ -213,6 +213,21 @@ def test_every_multiprocessor_has_a_narrow_tile():
     np.testing.assert_allclose(plan.run(loaded, values=True).to_dense(), want, rtol=1e-5, atol=1e-5)
 
 
+def test_chunks_of_many_small_units():
+    """Outputs by themselves, and some without inputs, beside groups: more units of 8 than warps have places for."""
+    random = np.random.default_rng(5)
+    lists = [np.sort(random.choice(12, 8, replace=False)) for _ in range(40)] + [np.zeros(0, int)] * 40
+    for _ in range(40):
+        lists += [np.sort(random.choice(60, 16, replace=False))] * 16
+    for _ in range(4):
+        lists = [lists[i] for i in random.permutation(len(lists))]
+        indptr = np.concatenate([[0], np.cumsum([len(inputs) for inputs in lists])])
+        weights = random.integers(1, 4, indptr[-1]).astype(np.float32)
+        bias = np.arange(len(lists)) / 16
+        layer = SparseLayer(60, indptr, np.concatenate(lists).astype(np.int32), weights, bias, bias_rule="all")
+        check(SparseNetwork([layer]), features_of("bits", 60, random), regime="layers", fold=False)
+
+
 def test_equal_rows_are_computed_once():
     random = np.random.default_rng(6)
     rows = np.tile(random.random((40, 96)) < 0.3, (25, 1))

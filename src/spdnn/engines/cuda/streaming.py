@@ -19,7 +19,7 @@ PACKAGE = "spdnn.engines.cuda"
 TILE = 128
 WARPS = 8
 STAGED_WARPS = {1: 20, 8: 10}
-"""Of a block of `staged`, by the outputs of a unit."""
+"""Of a block of `staged`, by the outputs of a unit; see `chunks.MOST_PLACES`."""
 EARLY = 16
 """After each of this many first layers rows are numbered, later on every LATER layers."""
 LATER = 16
