@@ -1,19 +1,19 @@
-// Layers over tiles of 128 rows (neuron-major within a tile), chunk by chunk (`chunks.py`): a block brings the inputs
-// and the entries of a chunk into shared memory and computes all outputs of the chunk from there, while the next chunk
-// is on its way. Between two layers all blocks wait for each other; what doesn't depend on activations is sent for
-// before.
+// Layers over tiles of 128 rows, 256 of fp16 (neuron-major within a tile), chunk by chunk (`chunks.py`): a block brings
+// the inputs and the entries of a chunk into shared memory and computes all outputs of the chunk from there, while the
+// next chunk is on its way. Between two layers all blocks wait for each other; what doesn't depend on activations is
+// sent for before.
 //
-// A warp computes a unit of G outputs for two tiles at a time, a lane four rows of each: what a load of indices and
+// A warp computes a unit of G outputs for two tiles at a time, a lane four or eight rows of each: what a load of indices and
 // weights costs, the same as one of activations, is shared by more of those.
 //
 // Definitions: GROUP (1 or 8), WARPS of a block, SLOTS and WEIGHTS, the most inputs and weights of a chunk, and STAGES,
-// the chunks there is room for: with 1, nothing is on its way while a chunk is computed.
-#include "common.cuh"
+// the chunks there is room for: with 1, nothing is on its way while a chunk is computed; HALF, for activations of fp16.
+#include "values.cuh"
 
-constexpr int TILE = 128;
 constexpr int STEP = 8;  // entries of a unit are a multiple of this
 constexpr int PAIR = 2;  // tiles at a time
-constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * 4;
+constexpr int WORDS_OF_BITS = TILE / 32;  // of a slot and tile
+constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * sizeof(Value);
 constexpr u32 STAGE_BYTES = SLOT_BYTES + WEIGHTS * 4 + WEIGHTS;
 
 #ifndef EMULATED
@@ -64,7 +64,9 @@ struct Item {
 struct Order {
   u32 head;             // lane i: word i of the chunk
   u32 neuron;           // lane i: the input that goes to slot i · WARPS + warp
+#ifndef HALF
   u32 row[PAIR * 4];    // where the lane's rows are
+#endif
   __device__ __forceinline__ u32 word(int k) const { return __shfl_sync(NONE, head, k); }
 };
 
@@ -77,12 +79,14 @@ __device__ __forceinline__ void prepare(const Chunked& layer, const Source& sour
   const u32 slot = threadIdx.x % 32 * WARPS + threadIdx.x / 32;
   const u32 first = order.word(FIRST_INPUT), inputs = order.word(INPUTS);
   order.neuron = slot < inputs ? layer.input[first + slot] : 0;
+#ifndef HALF
   if (!source.list) return;
 #pragma unroll
   for (int q = 0; q < PAIR * 4; q++) {
     const u32 row = item.tile0 * TILE + q * 32 + threadIdx.x % 32;
     order.row[q] = source.list[min(row, source.rows - 1)];
   }
+#endif
 }
 
 __device__ __forceinline__ void copy_all(void* shared, const void* global, u32 bytes) {
@@ -97,15 +101,53 @@ __device__ __forceinline__ void send_entries(const Chunked& layer, const Order& 
   copy_all(stage + SLOT_BYTES + WEIGHTS * 4, layer.local + entry0, entries);
 }
 
-// Sends for the inputs of a chunk, to the same stage. Bits stay bits there, 16 bytes a slot and tile.
+#ifdef HALF
+// Brings in the inputs of listed rows: asynchronous copies are of four bytes at least, so these aren't.
+__device__ __forceinline__ void bring_listed(const Source& source, u32 tile, u32 neuron, u32 many, u32* to) {
+  const u32 lane = threadIdx.x % 32;
+  const Value* from[LANE];  // of the rows lane · 2, lane · 2 + 1, both 64 further on, …
+#pragma unroll
+  for (int q = 0; q < LANE; q++) {
+    const u32 row = source.list[min(tile * TILE + q / 2 * 64 + lane * 2 + q % 2, source.rows - 1)];
+    from[q] = (const Value*)(source.in + row / TILE * source.stride) + row % TILE;
+  }
+#pragma unroll 2
+  for (u32 i = 0; i < many; i++) {
+    const u64 at = (u64)__shfl_sync(NONE, neuron, i) * TILE;
+    Value x[LANE];
+#pragma unroll
+    for (int q = 0; q < LANE; q++) x[q] = from[q][at];
+#pragma unroll
+    for (int q = 0; q < LANE; q += 2) to[i * WARPS * PAIR * (TILE / 2) + q * 16 + lane] = x[q] | (u32)x[q + 1] << 16;
+  }
+}
+#else
+// Sends for the inputs of listed rows.
+__device__ __forceinline__ void send_listed(const Source& source, const u32* row, u32 neuron, u32 many, float* to) {
+  const u32 lane = threadIdx.x % 32;
+  const float* from[4];
+#pragma unroll
+  for (int q = 0; q < 4; q++) from[q] = (const float*)(source.in + row[q] / TILE * source.stride) + row[q] % TILE;
+  for (u32 i = 0; i < many; i++) {
+    const u64 at = (u64)__shfl_sync(NONE, neuron, i) * TILE;
+#pragma unroll
+    for (int q = 0; q < 4; q++) copy_async_4(to + i * WARPS * PAIR * TILE + q * 32 + lane, from[q] + at);
+  }
+}
+#endif
+
+// Sends for the inputs of a chunk, to the same stage. Bits stay bits there, a bit a row of a slot and tile.
 __device__ __forceinline__ void send_inputs(const Source& source, const Item& item, const Order& order, u8* stage) {
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, inputs = order.word(INPUTS);
   const u32 many = warp < inputs ? (inputs - warp + WARPS - 1) / WARPS : 0;
   if (source.is_bits) {
-    if (warp == 0 && lane < PAIR * 4) ((u32*)stage)[inputs * PAIR * 4 + lane] = 0;
+    if (warp == 0 && lane < PAIR * WORDS_OF_BITS) ((u32*)stage)[inputs * PAIR * WORDS_OF_BITS + lane] = 0;
     for (u32 t = 0; t < item.tiles; t++) {
-      const u8* from = source.in + (item.tile0 + t) * source.stride + (u64)order.neuron * 16;
-      if (lane < many) copy_async_16(stage + ((lane * WARPS + warp) * PAIR + t) * 16, from);
+      const u8* from = source.in + (item.tile0 + t) * source.stride + (u64)order.neuron * (TILE / 8);
+      u8* to = stage + ((lane * WARPS + warp) * PAIR + t) * (TILE / 8);
+#pragma unroll
+      for (int i = 0; i < TILE / 8; i += 16)
+        if (lane < many) copy_async_16(to + i, from + i);
     }
     return;
   }
@@ -115,20 +157,13 @@ __device__ __forceinline__ void send_inputs(const Source& source, const Item& it
   for (int t = 0; t < PAIR; t++) {
     if (t >= item.tiles) break;
     if (source.list) {
-      const float* from[4];
-#pragma unroll
-      for (int q = 0; q < 4; q++) {
-        const u32 row = order.row[t * 4 + q];
-        from[q] = (const float*)(source.in + row / TILE * source.stride) + row % TILE;
-      }
-      for (u32 i = 0; i < many; i++) {
-        const u64 at = (u64)__shfl_sync(NONE, order.neuron, i) * TILE;
-        float* to = (float*)(slots + ((i * WARPS + warp) * PAIR + t) * 32) + lane;
-#pragma unroll
-        for (int q = 0; q < 4; q++) copy_async_4(to + q * 32, from[q] + at);
-      }
+#ifdef HALF
+      bring_listed(source, item.tile0 + t, order.neuron, many, (u32*)(slots + (warp * PAIR + t) * 32));
+#else
+      send_listed(source, order.row + t * 4, order.neuron, many, (float*)(slots + (warp * PAIR + t) * 32));
+#endif
     } else {
-      const float* from = (const float*)(source.in + (item.tile0 + t) * source.stride) + lane * 4;
+      const Value* from = (const Value*)(source.in + (item.tile0 + t) * source.stride) + lane * LANE;
       for (u32 i = 0; i < many; i++) {
         const u64 at = (u64)__shfl_sync(NONE, order.neuron, i) * TILE;
         copy_async_16(slots + ((i * WARPS + warp) * PAIR + t) * 32 + lane, from + at);
@@ -167,11 +202,11 @@ constexpr int AT_ONCE = GROUP == 1 ? 4 : 1;  // entries
 
 // One step of a unit, from entry k on, onto the sums for TILES tiles; `mine` is the lane's place in the first slot.
 template <int TILES, bool CODED>
-__device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const float4* mine,
-                                    float4 (&sum)[GROUP][TILES]) {
+__device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const Packed* mine,
+                                    Rows (&sum)[GROUP][TILES]) {
 #pragma unroll
   for (int base = 0; base < STEP; base += AT_ONCE) {
-    float4 x[AT_ONCE][TILES];
+    Packed x[AT_ONCE][TILES];
 #pragma unroll
     for (int n = 0; n < AT_ONCE; n++) {
 #pragma unroll
@@ -180,10 +215,13 @@ __device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const
     const Weights<AT_ONCE * GROUP, CODED> w(weights, (k + base) * GROUP);
 #pragma unroll
     for (int n = 0; n < AT_ONCE; n++) {
+      Rows of[TILES];
+#pragma unroll
+      for (int t = 0; t < TILES; t++) of[t] = unpack(x[n][t]);
 #pragma unroll
       for (int g = 0; g < GROUP; g++) {
 #pragma unroll
-        for (int t = 0; t < TILES; t++) multiply_add(sum[g][t], w.at[n * GROUP + g], x[n][t]);
+        for (int t = 0; t < TILES; t++) multiply_add(sum[g][t], w.at[n * GROUP + g], of[t]);
       }
     }
   }
@@ -192,7 +230,7 @@ __device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const
 // The same where the inputs are bits; `mine` is the word of the lane's rows in the first slot, shifted by `shift`.
 template <int TILES, bool CODED>
 __device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const u32* mine, u32 shift,
-                                    float4 (&sum)[GROUP][TILES]) {
+                                    Rows (&sum)[GROUP][TILES]) {
 #pragma unroll
   for (int base = 0; base < STEP; base += AT_ONCE) {
     const Weights<AT_ONCE * GROUP, CODED> w(weights, (k + base) * GROUP);
@@ -200,13 +238,17 @@ __device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const
     for (int n = 0; n < AT_ONCE; n++) {
 #pragma unroll
       for (int t = 0; t < TILES; t++) {
-        const u32 bits = mine[slot_of(local, base + n) * (PAIR * 4) + t * 4] >> shift;
+        const u32 bits = mine[(slot_of(local, base + n) * PAIR + t) * WORDS_OF_BITS] >> shift;
 #pragma unroll
         for (int g = 0; g < GROUP; g++) {
-          if (bits & 1) sum[g][t].x += w.at[n * GROUP + g];
-          if (bits & 2) sum[g][t].y += w.at[n * GROUP + g];
-          if (bits & 4) sum[g][t].z += w.at[n * GROUP + g];
-          if (bits & 8) sum[g][t].w += w.at[n * GROUP + g];
+#pragma unroll
+          for (int i = 0; i < FOURS; i++) {
+            float4& four = sum[g][t].four[i];
+            if (bits >> 4 * i & 1) four.x += w.at[n * GROUP + g];
+            if (bits >> 4 * i & 2) four.y += w.at[n * GROUP + g];
+            if (bits >> 4 * i & 4) four.z += w.at[n * GROUP + g];
+            if (bits >> 4 * i & 8) four.w += w.at[n * GROUP + g];
+          }
         }
       }
     }
@@ -228,24 +270,23 @@ struct Share {
   }
 };
 
-// The units of a warp for TILES tiles from a stage, to `to`. Sets a byte of `any` for each of the lane's rows that has
-// a value.
+// The units of a warp for TILES tiles from a stage, to `to`. `seen`: the lane's rows of each tile that have a value.
 template <int TILES, bool BITS, bool CODED>
-__device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* stage, float* to,
-                                        u64 out_stride, u32 (&any)[PAIR]) {
+__device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* stage, Value* to,
+                                        u64 out_stride, Seen (&seen)[PAIR]) {
   const u32 lane = threadIdx.x % 32;
   const u8* weights = stage + SLOT_BYTES;
   const u8* locals = stage + SLOT_BYTES + WEIGHTS * 4;
   u32 k = __shfl_sync(NONE, share.start, 0);
   for (u32 unit = 0; unit < share.units; unit++) {
     const u32 stop = __shfl_sync(NONE, share.start, unit + 1);
-    float4 sum[GROUP][TILES] = {};
+    Rows sum[GROUP][TILES] = {};
     for (; k < stop; k += STEP) {
       const uint2 local = *(const uint2*)(locals + k);
       if constexpr (BITS)
-        add<TILES, CODED>(local, weights, k, (const u32*)stage + lane / 8, lane % 8 * 4, sum);
+        add<TILES, CODED>(local, weights, k, (const u32*)stage + lane * LANE / 32, lane * LANE % 32, sum);
       else
-        add<TILES, CODED>(local, weights, k, (const float4*)stage + lane, sum);
+        add<TILES, CODED>(local, weights, k, (const Packed*)stage + lane, sum);
     }
 #pragma unroll
     for (int g = 0; g < GROUP; g++) {
@@ -254,9 +295,9 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
       if (GROUP > 1 && neuron == NONE) continue;
 #pragma unroll
       for (int t = 0; t < TILES; t++) {
-        const float4 y = activate(sum[g][t], b, layer);
-        any[t] |= alive_bits(y, 8);
-        *(float4*)(to + t * out_stride + (u64)neuron * TILE) = y;
+        const Packed y = pack(activate(sum[g][t], b, layer));
+        seen[t] |= Seen(y);
+        *(Packed*)(to + t * out_stride + (u64)neuron * TILE) = y;
       }
     }
   }
@@ -264,15 +305,15 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
 
 template <int TILES>
 __device__ __forceinline__ void compute(const Chunked& layer, bool is_bits, const Share& share, const u8* stage,
-                                        float* to, u64 out_stride, u32 (&any)[PAIR]) {
+                                        Value* to, u64 out_stride, Seen (&seen)[PAIR]) {
   if (is_bits && layer.coded)
-    compute<TILES, true, true>(layer, share, stage, to, out_stride, any);
+    compute<TILES, true, true>(layer, share, stage, to, out_stride, seen);
   else if (is_bits)
-    compute<TILES, true, false>(layer, share, stage, to, out_stride, any);
+    compute<TILES, true, false>(layer, share, stage, to, out_stride, seen);
   else if (layer.coded)
-    compute<TILES, false, true>(layer, share, stage, to, out_stride, any);
+    compute<TILES, false, true>(layer, share, stage, to, out_stride, seen);
   else
-    compute<TILES, false, false>(layer, share, stage, to, out_stride, any);
+    compute<TILES, false, false>(layer, share, stage, to, out_stride, seen);
 }
 
 // Until `goal` blocks have come here. What they have written before can then be read, past the first-level cache.
@@ -287,12 +328,12 @@ __device__ __forceinline__ void meet(u32* arrived, u32 goal) {
 }
 
 // Layers first … last − 1. Row r of the tiles is row list[r] of the input, which is tiled alike; list null or *identity:
-// row r itself. in_stride: bytes a tile of the input, bits (then no list) or float; out_stride: floats a tile of the
+// row r itself. in_stride: bytes a tile of the input, bits (then no list) or values; out_stride: values a tile of the
 // outputs, which go to `out` and `other` in turns. alive[r] (null: not asked for) becomes 1 for rows with a value that is
 // not zero in the end. `arrived`: how many blocks have met so far, `met` at the start. For more than one layer all blocks
 // must run at the same time.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
-    staged(const Chunked* layers, u32 first, u32 last, const u8* in, u64 in_stride, u32 is_bits, float* out, float* other,
+    staged(const Chunked* layers, u32 first, u32 last, const u8* in, u64 in_stride, u32 is_bits, Value* out, Value* other,
            u64 out_stride, u8* alive, const u32* count, const u32* list, const u32* identity, u32* arrived, u32 met) {
   extern __shared__ __align__(16) u8 memory[];
   __shared__ __align__(16) u32 ring[2][LAYER_WORDS];  // the present layer and the next one, in turns
@@ -342,16 +383,18 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
       later.head = head;
       prepare(layer, source, Item(min(number + 2 * step, end), chunks, along, tiled), later);
       head = header(layer, Item(min(number + 3 * step, end), chunks, along, tiled));
-      u32 any[PAIR] = {};
-      float* to = out + item.tile0 * out_stride + threadIdx.x % 32 * 4;
+      Seen seen[PAIR] = {};
+      Value* to = out + item.tile0 * out_stride + threadIdx.x % 32 * LANE;
       if (item.tiles == 2)
-        compute<2>(layer, source.is_bits, share, stage, to, out_stride, any);
+        compute<2>(layer, source.is_bits, share, stage, to, out_stride, seen);
       else
-        compute<1>(layer, source.is_bits, share, stage, to, out_stride, any);
+        compute<1>(layer, source.is_bits, share, stage, to, out_stride, seen);
 #pragma unroll
-      for (int t = 0; t < PAIR; t++)
-        if (alive && l + 1 == last && any[t])
-          atomicOr((u32*)(alive + (item.tile0 + t) * TILE) + threadIdx.x % 32, any[t]);
+      for (int i = 0; i < PAIR * FOURS; i++) {
+        const u32 any = seen[i / FOURS].flags(i % FOURS);
+        u32* flags = (u32*)(alive + (item.tile0 + i / FOURS) * TILE) + threadIdx.x % 32 * FOURS + i % FOURS;
+        if (alive && l + 1 == last && any) atomicOr(flags, any);
+      }
       if (STAGES == 1) {
         __syncthreads();
         if (number + step < items) {
@@ -362,8 +405,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
       share = following;
       next = later;
     }
-    source = {(const u8*)out, out_stride * 4, nullptr, source.rows, 0};
-    float* swap = out;
+    source = {(const u8*)out, out_stride * sizeof(Value), nullptr, source.rows, 0};
+    Value* swap = out;
     out = other;
     other = swap;
   }
