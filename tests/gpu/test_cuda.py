@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +22,15 @@ from engines.conformance import (
 )
 from scipy import sparse
 
+from spdnn import cli, record
+from spdnn.challenge import Inputs, Instance, run_instance
+from spdnn.data import digits
 from spdnn.engine import Options
 from spdnn.engines.cuda import CudaEngine
 from spdnn.engines.scipy import ScipyEngine
 from spdnn.errors import InputError
 from spdnn.features import Features
+from spdnn.io import load_features, save_features, save_network
 from spdnn.network import LazyLayers, SparseLayer, SparseNetwork
 from spdnn.radixnet import RadixNet, challenge_network
 
@@ -394,3 +399,33 @@ def test_values_that_float16_rounds_to_zero_are_dead():
     smallest = SparseNetwork([SparseLayer.from_matrix(np.eye(40) * 2.0**-24, upper=1.0)])
     result = CudaEngine().prepare(smallest, rows=40, options=options).run(features, values=True)
     np.testing.assert_array_equal(result.to_dense(), np.eye(40) * 2.0**-24)
+
+
+def test_a_challenge_in_float16_counts_the_categories_that_change():
+    images, labels = digits(300)
+    pixels = np.pad(images > 100, ((0, 0), (2, 2), (2, 2))).reshape(300, 1024)
+    inputs = Inputs(Features.from_bool(pixels, labels=labels), "digits", 0.1)
+    instance = Instance(1024, 8)
+    run = run_instance(instance, inputs, engine="cuda", options=Options(dtype="float16"), repeat=1)
+    truth = ScipyEngine().prepare(instance.network(), rows=300).run(inputs.features).categories
+    kept = record.record_of(run)
+    assert kept["plan"]["dtype"] == "float16"
+    assert run.verification.method.startswith("float32 run, held against float64 reference")
+    assert run.verification.missing == tuple(np.setdiff1d(truth, run.categories))
+    assert run.verification.extra == tuple(np.setdiff1d(run.categories, truth))
+    assert kept["verified"] == (kept["categories_missing"] + kept["categories_extra"] == 0)
+    assert 0 < len(truth) < 300
+
+
+def test_infer_in_float16(tmp_path, capsys):
+    random = np.random.default_rng(3)
+    network, features = bounded(dense(random), 16), features_of("dense", 100, random)
+    save_network(network, tmp_path / "network.safetensors")
+    save_features(features, tmp_path / "rows.safetensors")
+    files = [str(tmp_path / name) for name in ("network.safetensors", "rows.safetensors", "out.npy")]
+    assert cli.run(["infer", *files[:2], "--engine", "cuda", "--dtype", "float16", "--output", files[2], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dtype"] == "float16"
+    want = rounded_reference(network, features.to_dense(np.float64))
+    np.testing.assert_allclose(load_features(files[2]).to_dense(), want, rtol=0.002, atol=0.002)
+    assert cli.run(["infer", *files[:2], "--engine", "cuda", "--dtype", "float16", "--upper", "inf"]) == 1
+    assert "in layer 1. Give it such bounds (--lower, --upper)" in capsys.readouterr().err
