@@ -2,15 +2,18 @@
 
     SPDNN_DATA=… PYTHONPATH=src python benchmarks/fssl_campaign.py --device cuda --output results
 
-writes one JSON file per experiment, a list of flat records each, and prints mean ± sd as it goes. `--tune` instead
-trains two seeds of many settings for `--seconds` and writes what the held-out images say of them; the test set isn't
-looked at. `--small` is a miniature of everything for a CPU.
+writes one JSON file per experiment, a list of flat records each, and the compact networks beside them, and prints mean
+± sd as it goes. With `--times-later` nothing is timed: `--time FOLDER` does so for the networks of such a folder, on
+this machine's CPU. `--tune` instead trains two seeds of many settings for `--seconds` and writes what the held-out
+images say of them; the test set isn't looked at. `--small` is a miniature of everything for a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
+import json
 import math
 import statistics
 import time
@@ -19,28 +22,52 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from scipy import stats
 
 from spdnn import machine
-from spdnn.fssl import FSSL, Latency, LatencyModel, Schedule, Sparsity, latency_model, load_state, save_state
+from spdnn.fssl import (
+    FSSL,
+    Latency,
+    LatencyModel,
+    Schedule,
+    Sparsity,
+    latency_model,
+    load_model,
+    load_state,
+    save_model,
+    save_state,
+)
 from spdnn.fssl.fleet import Fleet
 from spdnn.fssl.latency import grid, measure_shapes, unseen
+from spdnn.fssl.ops import Select
 from spdnn.fssl.pruner import Pruner
 from spdnn.fssl.speed import fastest
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
-from spdnn.fssl.training.fleets import Found, train_fleet
+from spdnn.fssl.training.fleets import Found, resting_fleet, train_fleet
 from spdnn.fssl.training.loop import Teacher
-from spdnn.fssl.training.rivals import drawn_anew
 from spdnn.fssl.training.runs import record_of, train_teacher
 from spdnn.record import write_json
 
 BUDGET = {"97.6": 0.976, "98.85": 0.9885, "9560": 1 - 9560 / 266200}
+TIME_RATIOS = (0.25, 0.18, 0.13, 0.1)
+REHEARSAL = 5.0
+"""Seconds for which a fleet's steps are tried."""
+DECISION = 0.015
+"""Seconds that one decision for one network is taken to last."""
 
 
 @dataclass
 class Setting:
-    """How much of everything. `targets`: (device, batch) that latency is tuned for and measured on."""
+    """How much of everything. `targets`: (device, batch) that latency is tuned for and measured on.
+
+    The recipe and the schedules are what held-out images chose (`--tune`): batch norms in training, the learning rate
+    at its height for half of it, most weights taken as neurons, the others by a second-order score.
+    ends : time.time() by which fleets should have trained; they take fewer epochs where the machine asks for it.
+    together : time.time() at which processes that share a GPU find out how fast they are.
+    times_later : keep the networks, time none. tables : a folder of latency tables, `DEVICE-BATCH-WIDEST.json`.
+    """
 
     device: str
     seeds: list[int]
@@ -56,9 +83,17 @@ class Setting:
     distill: float = 0.5
     temperature: float = 2.0
     rate: float = 2e-3
-    groups: float = 0.5
-    schedule: Schedule = field(default_factory=lambda: Schedule(regrow=0.1))
-    structured: Schedule = field(default_factory=lambda: Schedule(weights_end=0.6))
+    hold: float = 0.5
+    groups: float = 0.8
+    norm: bool = True
+    schedule: Schedule = field(default_factory=lambda: Schedule(weights_end=0.5, every=400, regrow=0.1, score="fisher"))
+    structured: Schedule = field(
+        default_factory=lambda: Schedule(groups_end=0.21, weights_end=0.35, every=400, penalty=0.2)
+    )
+    ends: float | None = None
+    together: float | None = None
+    times_later: bool = False
+    tables: Path | None = None
     shapes: int = 60
     seconds: float = 0.02
     wide_ratio: float = 0.05
@@ -69,6 +104,7 @@ class Setting:
             "epochs": self.epochs[name],
             "batch": self.batch,
             "rate": self.rate,
+            "hold": self.hold,
             "distill": self.distill,
             "temperature": self.temperature,
             "augmentation": replace(changed, fade=self.fade, share=1 if self.device == "cuda" else 4),
@@ -77,22 +113,36 @@ class Setting:
 
 
 def l300_jobs(setting: Setting) -> list[Job]:
-    """784-300-100-10: FSSL and what it is compared with, at the sparsities others have published."""
-    schedule, structured = setting.schedule, setting.structured
-    jobs = [Job(method="dense")]
+    """784-300-100-10: FSSL and magnitude pruning at the sparsities others have published."""
+    options: dict[str, Any] = {"norm": setting.norm, "schedule": setting.schedule}
+    jobs = [Job(method="dense", norm=setting.norm)]
     for key in ("97.6", "98.85"):
-        jobs.append(Job(target=Sparsity(BUDGET[key], groups=setting.groups), schedule=schedule))
-        jobs.append(Job(method="magnitude", target=Sparsity(BUDGET[key]), schedule=schedule))
-    jobs.append(Job(target=Sparsity(BUDGET["9560"], structured=True), schedule=structured))
-    jobs.append(Job(method="lasso", target=Sparsity(BUDGET["9560"], structured=True), schedule=structured))
+        for groups in (setting.groups, 0.95):
+            jobs.append(Job(target=Sparsity(BUDGET[key], groups=groups), **options))
+        jobs.append(Job(method="magnitude", target=Sparsity(BUDGET[key]), **options))
+    return jobs
+
+
+def compact_jobs(setting: Setting) -> list[Job]:
+    """784-300-100-10: networks that are small and dense inside, and others of as many weights."""
+    options: dict[str, Any] = {"norm": setting.norm, "schedule": setting.structured}
+    small = Sparsity(BUDGET["9560"], structured=True)
+    jobs = [Job(target=small, **options), Job(method="lasso", target=small, **options)]
+    for share in (0.3, 0.1):
+        lighter = replace(setting.structured, penalty=share * setting.structured.penalty)
+        jobs.append(Job(target=small, **{**options, "schedule": lighter}))
+    jobs.append(Job(target=Sparsity(0.9, structured=True), **options))
+    options["schedule"] = setting.schedule
+    jobs.append(Job(target=Sparsity(0.9, groups=0.95), **options))
+    jobs += [Job(method="magnitude", target=Sparsity(removed), **options) for removed in (0.9, BUDGET["9560"])]
     return jobs
 
 
 def time_jobs(
-    hidden: tuple[int, ...], target: tuple[str, int], ratios: Sequence[float], schedule: Schedule
+    hidden: tuple[int, ...], target: tuple[str, int], ratios: Sequence[float], schedule: Schedule, norm: bool
 ) -> list[Job]:
     """Curves of accuracy against time: the time term on, off, with multiplications, with a shuffled table."""
-    options: dict[str, Any] = {"hidden": hidden, "target_device": target[0], "target_batch": target[1]}
+    options: dict[str, Any] = {"hidden": hidden, "target_device": target[0], "target_batch": target[1], "norm": norm}
     methods = ("fssl", "lasso", "flops", "shuffled")
     return [Job(method=m, target=Latency(r), schedule=schedule, **options) for r in ratios for m in methods]
 
@@ -114,7 +164,7 @@ FLEETS: dict[str, dict[str, Any]] = {
     "norm-fade-0.4": {"norm": True, "fade": 0.4},
     "norm-rate-1e-3": {"norm": True, "rate": 1e-3},
 }
-"""What `--tune` tries, the most telling first: what differs from the campaign's recipe. `rest`: as long as fits."""
+"""What `--tune` tries, the most telling first: what differs from the usual recipe. `rest`: as long as fits."""
 
 
 def tune_jobs(norm: bool) -> list[tuple[dict[str, Any], Job]]:
@@ -150,6 +200,10 @@ class Campaign:
 
     def latency(self, device: str, batch: int, widest: int) -> LatencyModel:
         key = (f"{device}-{widest}", batch)
+        given = self.setting.tables and self.setting.tables / f"{device}-{batch}-{widest}.json"
+        if key not in self.models and given and given.exists():
+            self.models[key] = LatencyModel.load(given)
+            self.say(f"latency of {device}, batch {batch}: from {given}")
         if key not in self.models:
             shapes = grid(widest, shapes=self.setting.shapes) if self.setting.shapes < 60 else None
             self.models[key] = latency_model(device, batch=batch, limit=widest, shapes=shapes)
@@ -176,8 +230,11 @@ class Campaign:
             )
         self.write("latency-model", records)
 
-    def train_teacher(self, file: Path | None = None) -> None:
-        """The ensemble to distil from; kept in a file, if one is given, and taken from it if it is there."""
+    def train_teacher(self, file: Path | None = None, *, wait: bool = False) -> None:
+        """The ensemble to distil from; kept in a file, if one is given, and taken from it if it is there.
+
+        wait : until another process has left it there.
+        """
         setting = self.setting
         changed = replace(Augmentation().scaled(0.7), fade=0.1, share=1 if setting.device == "cuda" else 4)
         recipe = Recipe(
@@ -188,6 +245,8 @@ class Campaign:
             rate=1e-3,
         )
         seeds = [1000 + k for k in range(setting.teachers)]
+        while file is not None and wait and not file.exists():
+            time.sleep(0.5)
         if file is not None and file.exists():
             widths = [self.data.inputs, *setting.teacher_hidden, self.data.classes]
             models = [dense_network(widths, seed=seed, dropout=0.3) for seed in seeds]
@@ -222,6 +281,17 @@ class Campaign:
         hidden = jobs[0].hidden
         norm = jobs[0].norm
         options.setdefault("build", lambda s: dense_network([data.inputs, *hidden, data.classes], seed=s, norm=norm))
+        recipe = self.affordable(recipe, jobs, data, **options)
+        began = time.perf_counter()
+        shown: list[float] = []
+
+        def note(epoch: int, trainer: Trainer) -> None:
+            if epoch * 10 // recipe.epochs > (epoch - 1) * 10 // recipe.epochs:
+                shown.append(statistics.mean(trainer.accuracy("held_out")))
+                spent = time.perf_counter() - began
+                self.say(f"{name}: epoch {epoch} of {recipe.epochs}, {shown[-1]:.2f}% held out, {spent:.0f} s")
+
+        options.setdefault("after_epoch", note)
         found = train_fleet(
             jobs,
             data,
@@ -234,6 +304,42 @@ class Campaign:
         self.say(f"{name}: trained {len(found)} networks")
         return found
 
+    def affordable(self, recipe: Recipe, jobs: Sequence[Job], data: ImageData, **options: Any) -> Recipe:
+        """The recipe, with fewer epochs where the time left says so: some steps are tried, decisions are guessed."""
+        setting = self.setting
+        if setting.ends is None:
+            return recipe
+        build = options["build"]
+        trainer = resting_fleet(
+            [build(seed) for _ in jobs for seed in setting.seeds],
+            data,
+            seeds=setting.seeds,
+            recipe=recipe,
+            teacher=self.teacher if recipe.distill else None,
+        )
+        for _ in range(20):
+            trainer.step()
+        float(trainer.loss.sum())
+        if setting.together is not None:
+            time.sleep(max(setting.together - time.time(), 0))
+        began, steps = time.perf_counter(), 0
+        while time.perf_counter() - began < REHEARSAL:
+            for _ in range(10):
+                trainer.step()
+            float(trainer.loss.sum())
+            steps += 10
+        pace = (time.perf_counter() - began) / steps
+        per_epoch = trainer.per_epoch
+        deciding = DECISION * len(jobs) * len(setting.seeds) / jobs[-1].schedule.every
+        del trainer
+        if setting.device == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+        left = setting.ends - time.time()
+        fits = max(int(0.92 * left / ((pace + 0.5 * deciding) * per_epoch)), 1)
+        self.say(f"{1e3 * pace:.2f} ms a step, {left:.0f} s left: {fits} epochs fit of {recipe.epochs}")
+        return replace(recipe, epochs=min(recipe.epochs, fits))
+
     def record(
         self,
         name: str,
@@ -241,35 +347,78 @@ class Campaign:
         dense_weights: int,
         *,
         data: ImageData | None = None,
-        timed: Callable[[Found], bool] = lambda f: f.job.seed <= 5,
+        timed: Callable[[Found], bool] = lambda f: True,
         targets: Sequence[tuple[str, int]] | None = None,
-        labels: Sequence[str] | None = None,
+        kept: Callable[[Found], bool] = lambda f: True,
     ) -> list[dict[str, Any]]:
-        """Test, time and write down; `latency_ms` is that on the job's own target, `latency_DEVICE_BATCH_ms` all."""
+        """Test, time, keep and write down. `latency_ms` is on the job's target, `latency_DEVICE_BATCH_ms` on all."""
         data = data or self.data
-        records = []
+        targets = targets if targets is not None else self.setting.targets
+        records: list[dict[str, Any]] = []
         for k, one in enumerate(found):
             record = record_of(one.model, one.job, data, dense_weights=dense_weights, seconds=one.seconds, timed=False)
             record["matmul_precision"] = torch.get_float32_matmul_precision()
-            record["experiment"], record["label"] = name, labels[k] if labels else one.job.name(data).rsplit("-", 1)[0]
+            record["experiment"], record["label"] = name, label_of(one.job)
+            if kept(one):
+                record["model"] = f"models/{name}-{k:03d}.safetensors"
+                facts = {key: record[key] for key in ("experiment", "label", "seed", "commit")}
+                save_model(one.model, self.output / str(record["model"]), facts=facts)
             records.append(record)
-        self.write(name, records)  # before the times are taken, which may be cut off
-        self.say(f"{name}: accuracies written")
-        for record, one in zip(records, found, strict=True):
-            if timed(one):
-                for device, batch in targets if targets is not None else self.setting.targets:
-                    x = torch.rand(batch, *data.side, device=device)
-                    own = device == "cpu" or name == "wide"
-                    speed = fastest(one.model, x, rounds=3, seconds=self.setting.seconds, own_engines=own)
-                    key = f"{device}_{batch}"
-                    record |= {f"latency_{key}_ms": speed.ms, f"latency_{key}_engine": speed.engine}
-                    record |= {f"latency_{key}_all_ms": speed.all, f"latency_{key}_skipped": speed.skipped or None}
-                    if (device, batch) == (one.job.target_device, one.job.target_batch):
-                        record |= {"latency_ms": speed.ms, "latency_engine": speed.engine}
-                one.model.to(self.setting.device)
+            if (k + 1) % len(self.setting.seeds) == 0:  # as it may be cut off
+                self.write(name, records)
         self.write(name, records)
+        self.say(f"{name}: accuracies written")
+        if not self.setting.times_later:
+            for record, one in zip(records, found, strict=True):
+                if timed(one):
+                    record |= self.speeds(one.model, targets, data.side, record)
+                    one.model.to(self.setting.device)
+            self.write(name, records)
         self.summary(records)
         return records
+
+    def speeds(
+        self, model: Any, targets: Sequence[tuple[str, int]], side: tuple[int, int], facts: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Flat facts of how fast a network is on all targets."""
+        record: dict[str, Any] = {}
+        for device, batch in targets:
+            x = torch.rand(batch, *side, device=device)
+            own = device == "cpu" or facts["experiment"] == "wide"
+            speed = fastest(model, x, rounds=3, seconds=self.setting.seconds, own_engines=own)
+            key = f"{device}_{batch}"
+            record |= {f"latency_{key}_ms": speed.ms, f"latency_{key}_engine": speed.engine}
+            record |= {f"latency_{key}_all_ms": speed.all, f"latency_{key}_skipped": speed.skipped or None}
+            if (device, batch) == (facts["device"], facts["batch"]):
+                record |= {"latency_ms": speed.ms, "latency_engine": speed.engine}
+        return record
+
+    def time_saved(self, folder: Path) -> None:
+        """Time the networks kept in a folder on this machine's CPU, seed by seed, and write records of their own."""
+        targets = [t for t in self.setting.targets if t[0] == "cpu"]
+        trained_on = ("cpu", "cpu_cores", "memory_bytes", "gpu", "gpu_count", "gpu_memory_bytes", "driver", "system")
+        for file in sorted(folder.glob("fssl-*.json")):
+            given = json.loads(file.read_text(encoding="utf-8"))
+            rows = [r for r in given if r.get("model") and (folder / r["model"]).exists()]
+            records: list[dict[str, Any]] = []
+            for row in sorted(rows, key=lambda r: r["seed"]):  # methods of one seed close together in time
+                side = (32, 32) if row["network"].startswith("radix") else self.data.side
+                model = load_model(folder / row["model"])
+                record = {**row, **{f"trained_on_{key}": row.get(key) for key in trained_on}}
+                record |= {"trained_commit": row["commit"], "trained_versions": row["versions"], **machine.hardware()}
+                record |= {"versions": {**machine.versions(), "torch": torch.__version__}}
+                record["commit"], record["dirty"] = machine.commit()
+                record |= self.speeds(model, targets, side, row)
+                record |= {"threads": torch.get_num_threads()}
+                records.append(record)
+                self.say(f"{row['label']}, seed {row['seed']}: " + ", ".join(
+                    f"{key} {1e3 * record[f'latency_{key}_ms']:.1f} µs ({record[f'latency_{key}_engine']})"
+                    for key in (f"{d}_{b}" for d, b in targets)))  # fmt: skip
+                self.write(file.stem.removeprefix("fssl-"), records)
+            if records:
+                self.summary(records)
+                if any("time" in r["label"] for r in records):
+                    self.equal_accuracy(file.stem.removeprefix("fssl-"), records)
 
     def write(self, name: str, records: list[dict[str, Any]]) -> None:
         write_json(records, self.output / f"fssl-{name}.json")
@@ -289,54 +438,75 @@ class Campaign:
             print("  " + "  ".join(text), flush=True)
 
     def l300(self) -> None:
-        jobs = l300_jobs(self.setting)
         cpu = [t for t in self.setting.targets if t[0] == "cpu"]
-        found = self.fleet("l300", jobs)
-        self.record("l300", found, 266200, targets=cpu)
-        seeds = len(self.setting.seeds)
-        for job, first in zip(jobs, found[::seeds], strict=True):
-            if job.method == "fssl" and isinstance(job.target, Sparsity) and job.target.structured:
-                self.scratch("l300-scratch", first)
+        self.record("l300", self.fleet("l300", l300_jobs(self.setting)), 266200, targets=cpu)
 
-    def scratch(self, name: str, like: Found) -> None:
-        """The small architecture of the first seed, trained from new random weights, one seed after the other."""
-        recipe = self.setting.recipe("l300")
-        found = []
-        for seed in self.setting.seeds:
-            model = drawn_anew(_copy(like.model), seed=seed).to(self.setting.device)
-            teacher = self.teacher if recipe.distill else None
-            trainer = Trainer(model, self.data, recipe, seeds=[seed], teacher=teacher, graphs=True)
-            for _ in range(recipe.epochs):
-                trainer.epoch()
-            job = replace(like.job, method="scratch", target=None, like="fssl", seed=seed)
-            found.append(Found(job, model.eval(), 0.0))
-        self.record(name, found, 266200, targets=[t for t in self.setting.targets if t[0] == "cpu"])
+    def compact(self) -> None:
+        cpu = [t for t in self.setting.targets if t[0] == "cpu"]
+        self.record("compact", self.fleet("compact", compact_jobs(self.setting)), 266200, targets=cpu)
+
+    def plain(self) -> None:
+        """Magnitude pruning without batch norms, which make the sizes of weights say less of their worth."""
+        removed = (0.9, BUDGET["9560"], BUDGET["97.6"], BUDGET["98.85"])
+        jobs = [Job(method="magnitude", target=Sparsity(r), schedule=self.setting.schedule) for r in removed]
+        cpu = [t for t in self.setting.targets if t[0] == "cpu"]
+        self.record("plain", self.fleet("plain", jobs), 266200, targets=cpu)
+
+    def scratch(self) -> None:
+        """The small architectures found by `compact`, trained from new random weights in the same way."""
+        setting = self.setting
+        records = json.loads((self.output / "fssl-compact.json").read_text(encoding="utf-8"))
+        rows = [r for r in records if r["method"] == "fssl" and "structured" in r["label"]]
+        (row, *_) = [r for r in rows if r["label"] == rows[0]["label"] and r["seed"] == setting.seeds[0]]
+        small = load_model(self.output / row["model"])
+        picked = [m.index for m in small.modules() if isinstance(m, Select)]
+        widths = [int(w) for w in row["architecture"].split("-")]
+        pixels = picked[0] if picked else torch.arange(self.data.inputs)
+
+        def build(seed: int) -> Any:
+            model = dense_network([self.data.inputs, *widths[1:]], seed=seed, norm=setting.norm)
+            kept = torch.zeros(self.data.inputs).index_fill_(0, pixels, (self.data.inputs / len(pixels)) ** 0.5)
+            with torch.no_grad():
+                next(model.parameters()).mul_(kept)
+            return model
+
+        recipe = setting.recipe("l300", epochs=row["epochs"])
+        jobs = [Job(method="dense", hidden=tuple(widths[1:-1]), norm=setting.norm)]
+        found = self.fleet("scratch", jobs, recipe=recipe, build=build, keep_zeros=True)
+        found = [replace(f, job=replace(f.job, method="scratch", like=row["model"])) for f in found]
+        self.record("scratch", found, 266200, targets=[t for t in setting.targets if t[0] == "cpu"])
 
     def m500(self) -> None:
-        jobs = [Job(method="dense", hidden=(500, 300))]
-        for removed in (0.97, 0.98):
-            jobs.append(Job(hidden=(500, 300), target=self.sparsity(removed), schedule=self.setting.schedule))
-        self.record("m500", self.fleet("m500", jobs), 545000, targets=[])
+        options: dict[str, Any] = {"hidden": (500, 300), "norm": self.setting.norm}
+        jobs = [Job(method="dense", **options)]
+        for method, removed in (("fssl", 0.97), ("fssl", 0.98), ("magnitude", 0.97)):
+            target = self.sparsity(removed)
+            jobs.append(Job(method=method, target=target, schedule=self.setting.schedule, **options))
+        self.record("m500", self.fleet("m500", jobs), 545000, targets=[], kept=self.sample)
 
     def radix(self) -> None:
         data = self.data.padded(32)
-        jobs = [Job(method="dense", hidden=(), radix=2)]
+        options: dict[str, Any] = {"hidden": (), "radix": 2, "norm": self.setting.norm}
+        jobs = [Job(method="dense", **options)]
         for removed in (0.9, 0.95):
-            jobs.append(Job(hidden=(), radix=2, target=self.sparsity(removed), schedule=self.setting.schedule))
-        build = lambda seed: radix_network(2, seed=seed)  # noqa: E731
+            jobs.append(Job(target=self.sparsity(removed), schedule=self.setting.schedule, **options))
+        build = lambda seed: radix_network(2, seed=seed, norm=self.setting.norm)  # noqa: E731
         found = self.fleet("radix", jobs, data=data, build=build, keep_zeros=True)
-        self.record("radix", found, 2 * 32768 + 10240, data=data, targets=[])
+        self.record("radix", found, 2 * 32768 + 10240, data=data, targets=[], kept=self.sample)
+
+    def sample(self, one: Found) -> bool:
+        """Whether a network that isn't timed is kept: one seed of what isn't large."""
+        return one.job.seed == self.setting.seeds[0] and one.job.method == "fssl"
 
     def times(self) -> None:
         """The time term on and off, and the controls, on 784-300-100-10 at CPU batch 128."""
-        ratios = (0.5, 0.35, 0.25, 0.18) if self.setting.epochs["times"] > 2 else (0.6, 0.4)
+        ratios = TIME_RATIOS if self.setting.epochs["times"] > 2 else (0.6, 0.4)
         jobs = []
         for target in [t for t in self.setting.targets if t == ("cpu", 128)]:
-            jobs += time_jobs((300, 100), target, ratios, self.setting.structured)
-        labels = [f"{j.method}-{_budget(j)}" for j in jobs for _ in self.setting.seeds]
-        self.equal_accuracy(
-            "times", self.record("times", self.fleet("times", jobs), 266200, labels=labels, targets=[("cpu", 128)])
-        )
+            jobs += time_jobs((300, 100), target, ratios, self.setting.structured, self.setting.norm)
+        records = self.record("times", self.fleet("times", jobs), 266200, targets=[("cpu", 128)])
+        if not self.setting.times_later:
+            self.equal_accuracy("times", records)
 
     def equal_accuracy(self, name: str, records: list[dict[str, Any]]) -> None:
         """Time of every method against FSSL's at the same accuracy, seed by seed, with a 95% interval of the mean."""
@@ -393,35 +563,33 @@ class Campaign:
         target = self.setting.targets[-1]
         schedule = self.setting.structured
         ratios = (0.4, 0.25, 0.15) if self.setting.epochs["times"] > 2 else (0.9,)
-        jobs = time_jobs((width, width), target, ratios, schedule)
-        labels = [f"{j.method}-{_budget(j)}" for j in jobs for _ in self.setting.seeds]
+        jobs = time_jobs((width, width), target, ratios, schedule, self.setting.norm)
         recipe = self.setting.recipe("times", batch=self.setting.wide_batch, rate=1e-3)
         recipe = replace(recipe, epochs=self.setting.epochs["wide"])
         dense = 784 * width + width * width + width * 10
         found = self.fleet("times_gpu", jobs, recipe=recipe)
-        self.equal_accuracy("times-gpu", self.record("times-gpu", found, dense, labels=labels, targets=[target]))
+        self.equal_accuracy("times-gpu", self.record("times-gpu", found, dense, targets=[target]))
 
     def wide(self) -> None:
         """Two wide hidden layers: magnitude pruning and FSSL at equal sparsity, and FSSL tuned for every target."""
         hidden = (self.setting.wide,) * 2
         dense = 784 * hidden[0] + hidden[0] * hidden[1] + hidden[1] * 10
         removed = 0.976
-        schedule = Schedule(every=50)
+        options: dict[str, Any] = {"hidden": hidden, "norm": self.setting.norm, "schedule": Schedule(every=50)}
         jobs = [
-            Job(method="magnitude", hidden=hidden, target=Sparsity(removed), schedule=schedule),
-            Job(hidden=hidden, target=Sparsity(removed, structured=True), schedule=schedule),
+            Job(method="magnitude", target=Sparsity(removed), **options),
+            Job(target=Sparsity(removed, structured=True), **options),
         ]
         for device, batch in self.setting.targets:
-            target: dict[str, Any] = {"hidden": hidden, "target_device": device, "target_batch": batch}
-            jobs.append(Job(target=Latency(self.setting.wide_ratio), schedule=schedule, **target))
+            target: dict[str, Any] = {"target_device": device, "target_batch": batch}
+            jobs.append(Job(target=Latency(self.setting.wide_ratio), **options, **target))
         recipe = self.setting.recipe("wide", batch=self.setting.wide_batch, rate=1e-3)
         found = []
         for job in jobs:  # one after the other: five stacked networks of this width fill a GPU
             found += self.fleet("wide", [job], recipe=recipe)
             if self.setting.device == "cuda":
                 torch.cuda.empty_cache()
-        labels = [f"{f.job.method}-{_budget(f.job)}-{f.job.target_device}{f.job.target_batch}" for f in found]
-        self.record("wide", found, dense, labels=labels, timed=lambda f: f.job.seed == self.setting.seeds[0])
+        self.record("wide", found, dense, timed=lambda f: f.job.seed == self.setting.seeds[0], kept=lambda f: False)
 
     def tune(self, seconds: float) -> None:
         """Held-out accuracy of many settings, a fleet each, as far as the time goes; the test set isn't looked at.
@@ -433,7 +601,7 @@ class Campaign:
         for name, changes in FLEETS.items():
             changes = dict(changes)
             norm, rest = changes.pop("norm", False), changes.pop("rest", False)
-            recipe = self.setting.recipe("tune")
+            recipe = self.setting.recipe("tune", hold=0.0)
             assert recipe.augmentation is not None
             augmentation = replace(recipe.augmentation, fade=changes.pop("fade", recipe.augmentation.fade))
             if "scale" in changes:
@@ -492,6 +660,10 @@ class Campaign:
             print(f"  {score:.3f}  {name}  {facts}", flush=True)
 
 
+def _ends(weights: float) -> dict[str, float]:
+    return {"weights_end": weights, "groups_end": min(0.3, 0.6 * weights)}
+
+
 def _claimed(file: Path) -> bool:
     """Whether this process is the first to ask."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -515,16 +687,19 @@ def _time_at(records: list[dict[str, Any]], method: str, seed: int, accuracy_lev
     return None
 
 
-def _copy(model: Any) -> Any:
-    import copy
-
-    return copy.deepcopy(model)
-
-
-def _budget(job: Job) -> str:
-    return (
-        f"time{job.target.ratio:g}" if isinstance(job.target, Latency) else f"{getattr(job.target, 'removed', 0):.3g}"
-    )
+def label_of(job: Job) -> str:
+    """What tells the jobs of a campaign apart, but for the seed."""
+    widths = f"radix{job.radix}" if job.radix else "-".join(map(str, job.hidden))
+    parts = [job.method, widths]
+    if isinstance(job.target, Latency):
+        parts.append(f"time{job.target.ratio:g}-{job.target_device}{job.target_batch}")
+    elif job.target is not None:
+        parts.append(f"{job.target.removed:.4g}")
+        if job.target.structured or job.method == "lasso":
+            parts.append(f"structured-penalty{job.schedule.penalty:g}")
+        elif job.method == "fssl":
+            parts.append(f"groups{job.target.groups:g}")
+    return "-".join([*parts, *["plain"] * (not job.norm)])
 
 
 def _mean(values: list[float]) -> str:
@@ -532,7 +707,7 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 
 
-PARTS = ("latency_check", "l300", "m500", "radix", "times", "times_gpu", "wall", "wide")
+PARTS = ("latency_check", "l300", "compact", "plain", "scratch", "m500", "radix", "times", "times_gpu", "wall", "wide")
 
 
 def main() -> None:
@@ -547,27 +722,38 @@ def main() -> None:
     parser.add_argument("--augment", type=float, default=0.5)
     parser.add_argument("--distill", type=float, default=0.5)
     parser.add_argument("--fade", type=float, default=0.1, help="share of the training at whose end images stay")
-    parser.add_argument("--groups", type=float, default=0.5, help="share removed as neurons and inputs")
+    parser.add_argument("--groups", type=float, default=0.8, help="share removed as neurons and inputs")
     parser.add_argument("--penalty", type=float, default=0.02)
+    parser.add_argument("--structured-penalty", type=float, default=0.2, help="where only whole neurons are removed")
     parser.add_argument("--regrow", type=float, default=0.1)
-    parser.add_argument("--end", type=float, default=0.7, help="share of the training after which masks are fixed")
+    parser.add_argument("--end", type=float, default=0.5, help="share of the training after which masks are fixed")
+    parser.add_argument("--structured-end", type=float, default=0.35)
+    parser.add_argument("--hold", type=float, default=0.5, help="share of the training before the learning rate falls")
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--within", type=float, help="seconds from now: take fewer epochs where they don't fit")
+    parser.add_argument("--together", type=float, help="seconds from now at which processes sharing a GPU start")
+    parser.add_argument("--times-later", action="store_true", help="keep the networks and time none")
+    parser.add_argument("--time", type=Path, help="a folder whose networks to time on this machine's CPU")
+    parser.add_argument("--tables", type=Path, help="a folder of latency tables, DEVICE-BATCH-WIDEST.json")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seconds", type=float, default=400, help="how long to tune")
     parser.add_argument("--teacher", type=Path, help="file to keep the teachers in, or to take them from")
+    parser.add_argument("--wait", action="store_true", help="until another process has left the teachers there")
     parser.add_argument("--held-out", type=int, help="images to choose settings by")
     parser.add_argument("--small", action="store_true", help="a miniature for a CPU")
     given = parser.parse_args()
+    began = psutil.Process().create_time()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
-    epochs: dict[str, Any] = dict.fromkeys(("l300", "m500", "radix", "times", "tune"), given.epochs)
+    epochs: dict[str, Any] = dict.fromkeys(("l300", "compact", "plain", "m500", "radix", "times", "tune"), given.epochs)
     epochs |= {"teacher": 60, "wide": given.wide_epochs}
     setting = Setting(given.device, list(range(1, given.seeds + 1)), epochs)
     setting.augment, setting.distill, setting.rate = given.augment, given.distill, given.rate
-    setting.fade, setting.groups = given.fade, given.groups
-    setting.structured = Schedule(penalty=given.penalty, weights_end=given.end, groups_end=min(0.3, given.end))
-    setting.schedule = replace(setting.structured, regrow=given.regrow)
+    setting.fade, setting.groups, setting.hold = given.fade, given.groups, given.hold
+    setting.schedule = replace(setting.schedule, penalty=given.penalty, regrow=given.regrow, **_ends(given.end))
+    structured = replace(setting.structured, penalty=given.structured_penalty, **_ends(given.structured_end))
+    setting.structured = structured
     data = load_images(given.data, held_out=given.held_out)
     if given.device == "cuda":
         setting.targets.append(("cuda", 60000))
@@ -578,14 +764,20 @@ def main() -> None:
         setting.wide_ratio = 0.8
         setting.teacher_hidden, setting.seconds, setting.shapes = (32,), 0.002, 12
         setting.targets = [("cpu", 1), ("cpu", 128)]
+    setting.ends = given.within and began + given.within
+    setting.together = given.together and began + given.together
+    setting.times_later, setting.tables = given.times_later, given.tables
     campaign = Campaign(setting, data, given.output)
-    if setting.distill:
-        campaign.train_teacher(given.teacher)
+    if given.time:
+        campaign.time_saved(given.time)
+        return
+    if setting.distill and given.only != "latency_check":
+        campaign.train_teacher(given.teacher, wait=given.wait)
     if given.tune:
         campaign.setting.seeds = campaign.setting.seeds[:2]
         campaign.tune(given.seconds)
         return
-    for part in given.only.split(","):
+    for part in filter(None, given.only.split(",")):
         if part not in PARTS:
             parser.error(f"expected parts among {', '.join(PARTS)}, got {part!r}")
         getattr(campaign, part)()

@@ -74,6 +74,20 @@ class RoundingEngine(ScipyEngine):
         return plan
 
 
+class CrampedPlan(ScipyPlan):
+    """Says that not everything fits."""
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "remark": "features larger than the GPU: 3 row tiles of 70 rows"}
+
+
+class CrampedEngine(ScipyEngine):
+    name = "cramped"
+
+    def _prepare(self, network: SparseNetwork, rows: int, options: Options) -> Plan:
+        return CrampedPlan(network, rows, options)
+
+
 class HugeEngine(ScipyEngine):
     name = "huge"
 
@@ -92,5 +106,13 @@ class InterruptedEngine(ScipyEngine):
 
 ENGINES = {
     f"{engine.name}": f"{__name__}:{engine.__name__}"
-    for engine in (ForgetfulEngine, ImpreciseEngine, ErraticEngine, RoundingEngine, HugeEngine, InterruptedEngine)
+    for engine in (
+        ForgetfulEngine,
+        ImpreciseEngine,
+        ErraticEngine,
+        RoundingEngine,
+        CrampedEngine,
+        HugeEngine,
+        InterruptedEngine,
+    )
 }

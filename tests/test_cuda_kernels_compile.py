@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from spdnn.engines.cuda import loader
+from spdnn.engines.cuda import crew, loader
 from spdnn.errors import InputError
 
 pytest.importorskip("cupy", reason="needs CuPy and NVRTC: pip install 'spdnn[nvrtc]'")
@@ -36,7 +36,13 @@ FORMS = {
             (16, 16, 1, 512, 2, 0, 8, "u32"),
         ]
     ],
-    "few": [{"THREADS": threads, **index} for threads, index in itertools.product((64, 1024), INDEX)],
+    "few": [
+        {"THREADS": threads, "AHEAD": ahead, **index}
+        for threads, ahead, index in itertools.product((64, 1024), (1, 3), INDEX)
+    ],
+    "crew": [
+        {"THREADS": crew.THREADS, "AHEAD": crew.AHEAD, "BUFFERS": crew.BUFFERS, "DENSE": 2, **index} for index in INDEX
+    ],
     "staged": [
         {"GROUP": g, "WARPS": warps, "STAGES": stages, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0], **values}
         for (g, warps, stages), values in itertools.product([(1, 20, 2), (8, 10, 2), (1, 20, 1)], VALUES)

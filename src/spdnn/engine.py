@@ -94,7 +94,8 @@ class Activations:
     outputs : width of the last layer.
     positive : int64, ascending 0-based ids of the rows whose final values sum to more than 0.
     seconds : the run alone: inputs and weights resident on the engine's device, to ids on the host. Time spent
-        bringing in streamed weights is not in it and is in `streaming_seconds` (0 if nothing was streamed).
+        bringing in streamed weights is not in it and is in `streaming_seconds` (0 if nothing was streamed), unless
+        the engine computes meanwhile: then that is the time in which it had nothing to do but to wait for them.
     live : int64, ascending 0-based ids of the rows with any value that is not zero; None unless values were
         asked for.
     values : (len(live), outputs) float array, or None unless asked for.
@@ -213,7 +214,10 @@ class Plan(ABC):
         """Bytes the prepared weights take on the device."""
 
     def describe(self) -> dict[str, Any]:
-        """Flat facts about the plan: format, variant, what was found in the network, bytes."""
+        """Flat facts about the plan: format, variant, what was found in the network, bytes.
+
+        `remark`, where it is there, is for people: what doesn't fit, and what is done about it.
+        """
         return {"nbytes": self.nbytes}
 
     def close(self) -> None:  # noqa: B027

@@ -77,6 +77,12 @@ def test_too_large_is_a_failed_run_with_a_reason(spdnn, stand_ins):
     assert outcome.out.splitlines()[-1] == "FAIL  Expected 8 EiB of memory, got less."
 
 
+def test_what_does_not_fit_is_printed(spdnn, stand_ins):
+    outcome = spdnn("challenge", "--engine", "cramped", "--rows", 200, "--layers", 3)
+    assert outcome.status == 0
+    assert "features larger than the GPU: 3 row tiles of 70 rows" in " ".join(outcome.out.split())
+
+
 def test_ctrl_c_leaves_nothing_behind(spdnn, stand_ins, tmp_path):
     outcome = spdnn("challenge", "--engine", "interrupted", "--rows", 200, "--output", tmp_path)
     assert outcome == (130, "", "interrupted\n")

@@ -49,6 +49,13 @@ def test_rows_categories_and_accuracy(spdnn, files):
     assert facts["cross_entropy"] == pytest.approx(-np.log(chances[np.arange(40), labels]).mean(), rel=1e-4)
 
 
+def test_what_does_not_fit_is_printed(spdnn, files, stand_ins):
+    arguments = ("infer", files[0] / "net.safetensors", files[0] / "rows.npy", "--engine", "cramped")
+    remark = "features larger than the GPU: 3 row tiles of 70 rows"
+    assert remark in " ".join(spdnn(*arguments).out.split())
+    assert json.loads(spdnn(*arguments, "--json").out)["remark"] == remark
+
+
 def test_labels_from_a_file(spdnn, files):
     folder, _, labels = files
     (folder / "labels.txt").write_text("\n".join(map(str, labels)) + "\n")

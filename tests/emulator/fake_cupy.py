@@ -15,7 +15,7 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -120,10 +120,22 @@ class _Graph:
 
 
 class _Stream:
-    ptr = 0
+    """Copies to the device on a stream of their own happen only when somebody waits for them."""
+
+    made: ClassVar[list[_Stream]] = []
 
     def __init__(self, non_blocking: bool = False):
-        pass
+        self._waiting: list[Callable[[], None]] = []
+        self.made.append(self)
+        self.ptr = len(self.made)
+
+    def wait_event(self, event: _Event) -> None:
+        if event.stream is not self and event.stream is not None:
+            event.stream.finish()
+
+    def finish(self) -> None:
+        while self._waiting:
+            self._waiting.pop(0)()
 
     def __enter__(self) -> _Stream:
         return self
@@ -133,6 +145,7 @@ class _Stream:
 
     def synchronize(self) -> None:
         assert _captured is None, "a capture may not wait"
+        self.finish()
 
     def begin_capture(self) -> None:
         global _captured
@@ -149,7 +162,7 @@ class _Event:
         pass
 
     def record(self, stream: Any = None) -> None:
-        self.seconds = time.perf_counter()
+        self.seconds, self.stream = time.perf_counter(), stream
 
     def synchronize(self) -> None:
         pass
@@ -159,6 +172,7 @@ class _Device:
     id = 0
     attributes = {  # noqa: RUF012
         "MultiProcessorCount": SMS,
+        "ClockRate": 1_000_000,
         "MaxSharedMemoryPerBlockOptin": 232448,
         "MaxSharedMemoryPerMultiprocessor": 233472,
     }
@@ -269,6 +283,18 @@ def get_default_memory_pool() -> _Pool:
     return _Pool()
 
 
+def _memcpy(to: int, source: int, size: int, kind: int, stream: int) -> None:
+    def work() -> None:
+        ctypes.memmove(to, source, size)
+
+    if kind == runtime.memcpyHostToDevice:
+        _Stream.made[stream - 1]._waiting.append(work)
+    else:
+        _submit(work)
+
+
+_Stream()  # the current one, always
+
 __version__ = "emulated"
 runtime = types.SimpleNamespace(
     memcpyDeviceToHost=2,
@@ -276,7 +302,9 @@ runtime = types.SimpleNamespace(
     getDeviceCount=lambda: 1,
     runtimeGetVersion=lambda: 0,
     driverGetVersion=lambda: 0,
-    memcpyAsync=lambda to, source, size, kind, stream: _submit(lambda: ctypes.memmove(to, source, size) and None),
+    memcpyHostToDevice=1,
+    memcpyDeviceToDevice=3,
+    memcpyAsync=_memcpy,
 )
 cuda = types.SimpleNamespace(
     runtime=runtime,
@@ -284,7 +312,7 @@ cuda = types.SimpleNamespace(
     Stream=_Stream,
     Event=_Event,
     get_elapsed_time=lambda begin, end: 1000 * (end.seconds - begin.seconds),
-    get_current_stream=lambda: _Stream(),
+    get_current_stream=lambda: _Stream.made[0],
     alloc_pinned_memory=_pinned,
     compiler=types.SimpleNamespace(CompileException=AssertionError),
 )

@@ -13,14 +13,32 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_campaign_leaves_flat_records(tmp_path) -> None:
     script = ROOT / "benchmarks" / "fssl_campaign.py"
-    options = ["--device", "cpu", "--small", "--data", "digits", "--only", "l300,wide", "--output", str(tmp_path)]
+    options = ["--device", "cpu", "--small", "--data", "digits", "--output", str(tmp_path)]
     environment = os.environ | {"SPDNN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script), *options], env=environment, check=True, capture_output=True)
-    records = json.loads((tmp_path / "fssl-l300.json").read_text())
-    assert {r["method"] for r in records} == {"dense", "fssl", "magnitude", "lasso"}
-    keys = "method dataset network architecture seed weights_removed test_accuracy latency_ms device batch"
-    assert all(set(keys.split()) <= set(record) for record in records)
-    assert (tmp_path / "fssl-wide.json").exists()
+    keys = {"method", "dataset", "network", "architecture", "seed", "device", "batch"}
+    keys |= {"weights_removed", "test_accuracy"}
+
+    def run(*more: str) -> None:
+        command = [sys.executable, str(script), *options, *more]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+
+    def records(name: str, folder: Path = tmp_path) -> list[dict]:
+        return json.loads((folder / f"fssl-{name}.json").read_text())
+
+    run("--only", "l300,wide")
+    assert {r["method"] for r in records("l300")} == {"dense", "fssl", "magnitude"}
+    assert all(keys | {"latency_ms"} <= set(r) for name in ("l300", "wide") for r in records(name) if r["seed"] == 1)
+
+    run("--only", "compact,scratch", "--times-later", "--within", "60")
+    assert {r["method"] for r in records("compact")} == {"fssl", "lasso", "magnitude"}
+    assert {r["architecture"] for r in records("scratch")} == {records("compact")[0]["architecture"]}
+    assert all(keys <= set(r) and "latency_ms" not in r for r in records("compact"))
+
+    timed = tmp_path / "timed"
+    (tmp_path / "fssl-l300.json").unlink()
+    run("--time", str(tmp_path), "--output", str(timed))
+    assert len(records("compact", timed)) == len(records("compact"))
+    assert all(r["latency_ms"] > 0 and "trained_on_cpu" in r for r in records("compact", timed))
 
 
 def test_tuning_keeps_what_it_found_when_time_is_up(tmp_path) -> None:

@@ -137,6 +137,9 @@ def test_the_radix_network_has_the_challenge_topology() -> None:
     linears = [m for m in model if isinstance(m, nn.Linear)]
     assert [int((m.weight != 0).sum()) for m in linears] == [32768, 32768, 10240]
     assert trace(model, torch.zeros(2, 32, 32)).layers.keys() == {"1", "3", "5"}
+    normed = radix_network(2, norm=True)
+    assert [type(m).__name__ for m in normed].count("BatchNorm1d") == 2
+    assert torch.equal(normed[1].weight, model[1].weight)
 
 
 def test_networks_are_drawn_from_their_seed() -> None:

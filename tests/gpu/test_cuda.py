@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import types
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,8 @@ from spdnn.challenge import Inputs, Instance, run_instance
 from spdnn.data import digits
 from spdnn.engine import Options
 from spdnn.engines.cuda import CudaEngine
+from spdnn.engines.cuda.pack import PackedNetwork
+from spdnn.engines.cuda.plan import CudaPlan
 from spdnn.engines.scipy import ScipyEngine
 from spdnn.errors import InputError
 from spdnn.features import Features
@@ -185,8 +188,6 @@ def features_of(kind: str, columns: int, random) -> Features:
 
 
 def check(network, features, *, regime=None, **switches):
-    from spdnn.engines.cuda.plan import CudaPlan
-
     want = (
         ScipyEngine().prepare(network, rows=features.rows, options=Options(dtype="float64")).run(features, values=True)
     )
@@ -429,3 +430,80 @@ def test_infer_in_float16(tmp_path, capsys):
     np.testing.assert_allclose(load_features(files[2]).to_dense(), want, rtol=0.002, atol=0.002)
     assert cli.run(["infer", *files[:2], "--engine", "cuda", "--dtype", "float16", "--upper", "inf"]) == 1
     assert "in layer 1. Give it such bounds (--lower, --upper)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("regime", ["stages", "layers"])
+@pytest.mark.parametrize("share", [0.6, 0.3, 0.1])
+def test_weights_pass_through_the_device_window_by_window(regime, share):
+    random = np.random.default_rng(8)
+    network = SparseNetwork([_layer(random, 128, 128, np.full(128, 12), bias=0.05, upper=3.0) for _ in range(24)])
+    features = features_of("bits", 128, random)
+    whole = CudaPlan(network, 301, Options(fold=False, variant="groups"), regime=regime)
+    limit = int(whole.nbytes * share)
+    assert whole.describe()["windows"] == 1
+    want = whole.run(features, values=True)
+    whole.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CudaPlan, "_weights_room", lambda self: limit)
+        plan = CudaPlan(network, 301, Options(fold=False, variant="groups"), regime=regime)
+    assert plan._packed.passing.slabs == 2
+    assert plan.describe()["windows"] >= 2 / share - 1
+    loaded = plan.load(features)
+    for _ in range(3):
+        got = plan.run(loaded, values=True)
+        np.testing.assert_array_equal(got.to_dense(), want.to_dense())
+        assert got.seconds > 0
+        assert got.streaming_seconds >= 0
+    assert len(plan.run(loaded, profile=True).profile) == 24
+    plan.close()
+
+
+def test_a_layer_of_more_than_half_the_room_passes_alone():
+    random = np.random.default_rng(9)
+    network = SparseNetwork([_layer(random, 90, 90, np.full(90, 9)) for _ in range(5)])
+    packed = PackedNetwork(network, False, False, 6000)
+    assert packed.streamed
+    assert packed.passing.slabs == 1
+    assert packed.windows() == [(k, k + 1) for k in range(5)]
+    packed.release()
+
+
+def test_weights_the_host_cannot_hold_are_packed_anew(monkeypatch):
+    random = np.random.default_rng(4)
+    network = NETWORKS["power-law"](random)
+    monkeypatch.setattr("spdnn.engines.cuda.pack.memory", types.SimpleNamespace(available=lambda: 1 << 10))
+    check(network, features_of("bits", network.inputs, random), memory_limit=4 << 20, regime="layers")
+
+
+def test_a_plan_says_beforehand_what_it_takes():
+    random = np.random.default_rng(10)
+    network = SparseNetwork([_layer(random, 128, 128, np.full(128, 12)) for _ in range(4)])
+    facts = {}
+    for regime in ("stages", "layers"):
+        for rows in (1000, 100_000):
+            plan = CudaPlan(network, rows, Options(fold=False, variant="general"), regime=regime)
+            facts[rows] = plan.describe()
+            assert (facts[rows]["row_tiles"], facts[rows]["windows"], facts[rows].get("remark")) == (1, 1, None)
+            assert facts[rows]["expected_ms_per_layer"] == pytest.approx(facts[rows]["expected_ms"] / 4)
+            plan.close()
+        launches = 0.002 * 20
+        assert 0 < facts[1000]["expected_ms"] < facts[100_000]["expected_ms"]
+        # a hundred times the rows, less what doesn't depend on them
+        assert facts[100_000]["expected_ms"] > 20 * (facts[1000]["expected_ms"] - launches)
+
+
+def test_what_does_not_fit_is_said(monkeypatch):
+    random = np.random.default_rng(11)
+    network = SparseNetwork([_layer(random, 256, 256, np.full(256, 12)) for _ in range(6)])
+    monkeypatch.setattr(CudaPlan, "_weights_room", lambda self: 40_000)
+    options = Options(fold=False, variant="general", memory_limit=6 << 20)
+    plan = CudaPlan(network, 5000, options, regime="layers")
+    features = Features.from_bool(random.random((5000, 256)) < 0.2)
+    plan.load(features)
+    plan.load(features[:10])
+    facts = plan.describe()
+    tiles, windows = facts["row_tiles"], facts["windows"]
+    assert tiles == -(-5000 // facts["row_tile"]) > 1
+    assert f"features larger than the memory limit: {tiles} row tiles of {facts['row_tile']:,} rows" in facts["remark"]
+    assert f"in {windows} windows of layers, the next copied while one computes" in facts["remark"]
+    plan.close()

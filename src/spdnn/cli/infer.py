@@ -101,6 +101,9 @@ def infer(
         "edges_per_second": data.rows * net.edges / result.seconds,
         "categories": len(result.categories),
     }
+    remark = plan.describe().get("remark")
+    if remark:
+        facts["remark"] = remark
     if classes is not None:
         from .. import metrics
 
@@ -131,6 +134,8 @@ def _show(facts: dict[str, Any], written: list[Path]) -> None:
     table.add_row("network", f"{escape(facts['network'])}: {shape}, {len(widths) - 1} layers, {facts['edges']:,} edges")
     table.add_row("features", f"{escape(facts['features'])}: {facts['rows']:,} rows")
     table.add_row("engine", f"{facts['engine']}{variant}, {facts['dtype']}")
+    if "remark" in facts:
+        table.add_row("memory", escape(facts["remark"]))
     table.add_row("time", f"[bold]{c.seconds(facts['seconds'])}[/], {c.rate(facts['edges_per_second'])}, first run")
     table.add_row("categories", f"[bold]{facts['categories']:,}[/] rows with a positive sum")
     if "accuracy" in facts:

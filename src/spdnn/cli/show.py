@@ -58,6 +58,8 @@ def _facts(run: Run) -> Table:
     if run.seconds is None:
         return table
     table.add_row("prepared in", f"{c.seconds(run.prepare_seconds)}, inputs loaded in {c.seconds(run.load_seconds)}")
+    if run.plan.get("remark"):
+        table.add_row("memory", str(run.plan["remark"]))
     each = sorted(run.seconds_each)
     spread = f"median of {len(each)}, {c.seconds(each[0])} to {c.seconds(each[-1])}" if len(each) > 1 else "one run"
     table.add_row("time", f"[bold]{c.seconds(run.seconds)}[/]  {spread}{'' if run.warmed_up else ', not warmed up'}")

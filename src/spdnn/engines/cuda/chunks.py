@@ -74,8 +74,9 @@ def chunk_layer(layer: SparseLayer, g: int = 1) -> Chunks | None:
     entries = -(-layer.fan_in[heads] // STEP) * STEP * units
     limits = np.array([MOST_INPUTS, MOST_OUTPUTS, MOST_ENTRIES, MOST_WEIGHTS // g, MOST_PLACES])
     needs = np.stack([size, entries, entries, units * g], axis=1)
-    order, chunk_start, total = _assign(layer.indptr, layer.indices, heads, needs, layer.inputs, limits, _SCAN)
-    if layer.nnz < LEAST_REUSE * total:
+    most = layer.nnz / LEAST_REUSE
+    order, chunk_start, total = _assign(layer.indptr, layer.indices, heads, needs, layer.inputs, limits, _SCAN, most)
+    if total > most:
         return None
     outputs = np.full((int(units.sum()), g), -1, np.int32)
     unit_start = np.concatenate([np.zeros(1, np.int64), np.cumsum(units[order])])[chunk_start]
@@ -98,11 +99,12 @@ def _pieces(starts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @nb.njit(cache=True, nogil=True)
-def _assign(indptr, indices, heads, needs, inputs, limits, scan):
+def _assign(indptr, indices, heads, needs, inputs, limits, scan, enough):
     """Pieces (whose inputs are those of the output `heads[p]`) to chunks.
 
     A chunk has at most limits[0] inputs, and of what its pieces need, needs[p, i], at most limits[1 + i] in all.
-    Gives the pieces chunk by chunk, where each chunk begins among them, and the number of inputs of all chunks.
+    Gives the pieces chunk by chunk, where each chunk begins among them, and the number of inputs of all chunks; ends
+    as soon as that is more than `enough`.
     """
     pieces = heads.size
     readers = np.zeros(inputs + 1, np.int64)
@@ -126,7 +128,7 @@ def _assign(indptr, indices, heads, needs, inputs, limits, scan):
     taken = np.zeros(needs.shape[1], np.int64)
     done = chunks = total = waiting = 0
     following = -1
-    while done < pieces:
+    while done < pieces and total <= enough:
         chunk_start[chunks] = done
         n_inputs = 0
         taken[:] = 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ... import memory
 from ...ahead import map_ahead
 from ...errors import InputError, MemoryLimitError
 from ...fold import Folded, folded_layers, multiplicity
@@ -18,6 +19,9 @@ from ...network import SparseLayer, SparseNetwork
 from ...rows import droppable
 from .chunks import Chunks, chunk_layer
 
+if TYPE_CHECKING:
+    from .windows import HeldLayer, Windows
+
 GROUP = 8
 """Outputs of a unit where a layer has input-set groups."""
 LARGEST_PADDING = 1.5
@@ -26,8 +30,9 @@ TURN_UNITS, TURN = 32, 4
 """Units of a slice of the second form, and entries of a step."""
 FEW_CONFLICTS = 0.05
 """Share of loads that may wait for another before a layer's second form is put in another order."""
-MOST_TURNED = 2048
-"""Outputs of a layer up to which it has the second form: tiles of 16 rows of wider ones don't fit shared memory."""
+MOST_SPREAD = 2048
+"""Outputs of a layer up to which its second form is put in another order: tiles of 16 rows of wider ones don't fit
+shared memory."""
 SLICE = 16
 """Units whose entries stand in turns of 8 in a sliced layer, so that a warp's loads are of whole lines."""
 
@@ -38,7 +43,7 @@ LAYER = np.dtype(
     [(name, "<u8") for name in ("index", "weight", "start", "output", "bias", "turns", "turn_start", "turn_output")]
     + [(name, "<f4") for name in ("bias0", "lower", "upper")]
     + [(name, "<u4") for name in ("inputs", "outputs", "units", "g", "width", "bias_all", "may_drop", "entries")]
-    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "alike")]
+    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "all_steps")]
 )
 """The structure Layer of the kernels."""
 CHUNKED = np.dtype(
@@ -54,7 +59,8 @@ class PackedLayer:
     """One layer on the device, in units or in chunks.
 
     arrays : what `record`, a LAYER or for chunks a CHUNKED, points to. units, g : their number and outputs of one.
-    entries : padded ones included.
+    entries : padded ones included. unit_bytes : about what kernels for few rows read, the second form where there is
+    one. alike : neighbouring units of the second form mostly read the same inputs.
     """
 
     record: np.ndarray
@@ -62,6 +68,8 @@ class PackedLayer:
     units: int
     g: int
     entries: int
+    unit_bytes: int = 0
+    alike: bool = False
 
     @property
     def chunked(self) -> bool:
@@ -69,7 +77,11 @@ class PackedLayer:
 
     @property
     def nbytes(self) -> int:
-        return sum(-(-array.nbytes // 16) * 16 for array in self.arrays)
+        return _padded_bytes(self.arrays)
+
+
+def _padded_bytes(arrays: list[Any]) -> int:
+    return sum(-(-array.nbytes // 16) * 16 for array in arrays)
 
 
 def unit_outputs(layer: SparseLayer, grouped: bool) -> tuple[np.ndarray, int]:
@@ -188,8 +200,8 @@ class Packer:
             ok = valid & (output >= 0)
             weight[:, member] = xp.where(ok, data[xp.where(ok, source, 0)], xp.float32(0)) if data.size else 0
         record = np.zeros((), LAYER)
-        turned = sliced and g == 1 and 0 < units <= MOST_TURNED
-        turns = self._turns(record, start, outputs[:, 0], index, weight) if turned else []
+        turned = sliced and g == 1 and units > 0
+        turns, alike = self._turns(record, start, outputs[:, 0], index, weight) if turned else ([], False)
         if sliced and g == 1 and width and width % 8 == 0:
             index, weight = self._sliced(index, units, width), self._sliced(weight, units, width)
             entries, record["sliced"] = index.size, True
@@ -209,12 +221,13 @@ class Packer:
             record["bias"] = bias.data.ptr
         else:
             record["bias0"] = layer.bias
+        unit_bytes = _padded_bytes(turns or arrays[:2]) + _padded_bytes(arrays[2:])
         arrays += turns
         record["lower"], record["upper"] = layer.lower, layer.upper
         record["inputs"], record["outputs"], record["units"], record["g"] = layer.inputs, layer.outputs, units, g
         record["width"], record["entries"] = width or 0, min(entries, 2**32 - 1)
         record["bias_all"], record["may_drop"] = layer.bias_rule == "all", may_drop
-        return PackedLayer(record, arrays, units, g, entries)
+        return PackedLayer(record, arrays, units, g, entries, unit_bytes, alike)
 
     def _sliced(self, array: Any, units: int, width: int) -> Any:
         """The entries of SLICE units in turns of 8; units up to a multiple of SLICE are zeros."""
@@ -224,8 +237,11 @@ class Packer:
         turns = padded.reshape(slices, SLICE, width // 8, 8).transpose(0, 2, 1, 3)
         return xp.ascontiguousarray(turns).reshape(-1)
 
-    def _turns(self, record: np.ndarray, start: np.ndarray, ids: np.ndarray, index: Any, weight: Any) -> list[Any]:
-        """The second form of single outputs `ids`, whose entries are index and weight from `start` on: its arrays.
+    def _turns(
+        self, record: np.ndarray, start: np.ndarray, ids: np.ndarray, index: Any, weight: Any
+    ) -> tuple[list[Any], bool]:
+        """The second form of single outputs `ids`, whose entries are index and weight from `start` on: its arrays, and
+        whether neighbours mostly read the same inputs.
 
         Units of about the same length stand in a slice. An entry is one word, the weight's upper half above the
         index, where all weights are exact in bfloat16 (the lower halves of their float32 are zero), else two.
@@ -241,7 +257,7 @@ class Packer:
             index, weight = xp.zeros(1, self._index_dtype), xp.zeros(1, xp.float32)
         inputs = index.get()
         source, valid = _turn_entries(start, order, steps)
-        if start[-1] and _conflicts(inputs[source]) > FEW_CONFLICTS:
+        if start[-1] > 0 and order.size <= MOST_SPREAD and _conflicts(inputs[source]) > FEW_CONFLICTS:
             order, entry = _spread(inputs, start, order)
             source, valid = _turn_entries(start, order, steps)
             source = entry[source]
@@ -256,9 +272,10 @@ class Packer:
             pairs = room[: 2 * words.size].reshape(words.shape[0], 2, TURN_UNITS, 2, 2)
             for part, array in enumerate((found, words)):
                 pairs[..., part] = array.reshape(words.shape[0], TURN_UNITS, 2, 2).transpose(0, 2, 1, 3)
-        record["alike"] = not source.size or _alike(inputs[source.get()])
+        alike = not source.size or _alike(inputs[source.get()])
         arrays = [room]
         record["turns"], record["slices"], record["coded"] = room.data.ptr, slices, coded
+        record["all_steps"] = steps.sum()
         if (steps == steps[0]).all():
             record["turn_steps"] = steps[0]
         else:
@@ -268,7 +285,7 @@ class Packer:
         if (outputs != np.arange(outputs.size)).any():
             arrays.append(xp.asarray(outputs.astype(np.int32)).view(xp.uint32))
             record["turn_output"] = arrays[-1].data.ptr
-        return arrays
+        return arrays, alike
 
     def pack_chunks(self, layer: SparseLayer, chunks: Chunks) -> PackedLayer:
         """A layer cut into chunks."""
@@ -298,7 +315,8 @@ class Packer:
 
 @dataclass(eq=False)
 class PackedNetwork:
-    """A network on the device, or where it is larger than `limit` bytes, packed window by window as it is run.
+    """A network on the device, or where it is larger than `limit` bytes, brought there window by window as it is run:
+    packed already, from the host's memory (`passing`, see `windows.py`), or packed anew where that can't hold it.
 
     widths : neurons per level as computed (folded). copies : int64 (outputs computed,), how many original outputs
     each stands for, and expand : which computed output each original one is; None where nothing was folded.
@@ -312,6 +330,7 @@ class PackedNetwork:
     limit: int
     widths: list[int] = field(default_factory=list)
     layer_bytes: list[int] = field(default_factory=list)  # padded to 16 bytes an array
+    unit_bytes: list[int] = field(default_factory=list)  # about what kernels for few rows read of them
     units_of: list[tuple[int, int, int]] = field(default_factory=list)  # (units, g, padded entries)
     chunks_of: list[bool] = field(default_factory=list)
     samples: list[SparseLayer] = field(default_factory=list)  # the first, a middle and the last layer
@@ -323,6 +342,8 @@ class PackedNetwork:
 
     def __post_init__(self) -> None:
         self._xp = importlib.import_module("cupy")
+        self._window_bytes = self.limit
+        self.passing: Windows | None = None
         self.wide = max(self.network.widths) > 1 << 16
         self._packer = Packer(np.uint32 if self.wide else np.uint16)
         self.may_drop = droppable(self.network)
@@ -332,7 +353,8 @@ class PackedNetwork:
         self.chunk_table = self._xp.zeros(len(self.network) * CHUNKED.itemsize if self.chunked else 0, self._xp.uint8)
         self._source: Iterator[tuple[int, SparseLayer, np.ndarray | Chunks]] | None = None
         self.widths.append(self.network.inputs)
-        total = 0
+        total, host = 0, memory.available() // 2
+        held: list[HeldLayer] | None = []
         for k, layer, form in self._layers():
             if self.dtype == "float16":
                 _expect_storable(k, layer)
@@ -341,15 +363,15 @@ class PackedNetwork:
                 self.samples.append(layer)
             self.widths.append(layer.outputs)
             self.layer_bytes.append(packed.nbytes)
+            self.unit_bytes.append(packed.unit_bytes)
             self.units_of.append((packed.units, packed.g, packed.entries))
             self.chunks_of.append(packed.chunked)
-            self._alike.append(not packed.chunked and bool(packed.record["alike"]))
+            self._alike.append(packed.alike)
             total += packed.nbytes
-            if total > self.limit and not self.streamed:
+            self._resident[k] = packed
+            if total > self.limit:
                 self.streamed = True
-                self._resident.clear()
-            if not self.streamed:
-                self._resident[k] = packed
+                held = self._hold(held, host)
         largest = max(self.layer_bytes)
         if largest > self.limit:
             raise MemoryLimitError(
@@ -358,6 +380,8 @@ class PackedNetwork:
                 needed=largest,
                 limit=self.limit,
             )
+        if held and self.streamed:
+            self._pass(held)
         if not self.streamed:
             self._write_table(0, [self._resident[k] for k in range(len(self.network))])
             self.ready = None  # gives the host's memory back
@@ -375,6 +399,7 @@ class PackedNetwork:
     def release(self) -> None:
         """Give the device's memory back."""
         self._resident.clear()
+        self.passing = None
         del self.table, self.chunk_table, self._packer
         self._xp.get_default_memory_pool().free_all_blocks()
 
@@ -420,6 +445,28 @@ class PackedNetwork:
             yield layer
         self.expand = expand
 
+    def _hold(self, held: list[HeldLayer] | None, room: int) -> list[HeldLayer] | None:
+        """`held` and the resident layers, brought to the host; None where that has no room for them."""
+        if held is not None:
+            from .windows import HeldLayer
+
+            held += [HeldLayer(packed) for packed in self._resident.values()]
+            if sum(layer.nbytes for layer in held) > room:
+                held = None
+        self._resident.clear()
+        return held
+
+    def _pass(self, held: list[HeldLayer]) -> None:
+        """Have the layers pass through two slabs, or one where a layer takes more than half the room."""
+        from .windows import Windows
+
+        slabs = 2 if 2 * max(self.layer_bytes) <= self.limit else 1
+        self._window_bytes = self.limit // slabs
+        self.passing = Windows(held, self.windows(), self._window_bytes, slabs)
+        self._resident = dict(enumerate(self.passing.layers))
+        self._write_table(0, self.passing.layers)
+        self.ready = None
+
     def _write_table(self, first: int, layers: list[PackedLayer]) -> None:
         for table, kind in ((self.table, LAYER), (self.chunk_table, CHUNKED)):
             records = np.zeros(len(layers), kind)
@@ -437,16 +484,15 @@ class PackedNetwork:
             return [(0, len(self.network))]
         ranges, first, used = [], 0, 0
         for k, nbytes in enumerate(self.layer_bytes):
-            if used + nbytes > self.limit and k > first:
+            if used + nbytes > self._window_bytes and k > first:
                 ranges.append((first, k))
                 first, used = k, 0
             used += nbytes
         return [*ranges, (first, len(self.network))]
 
     def bring(self, first: int, last: int) -> None:
-        """Put layers first … last − 1 on the device in the place of others. Windows come in order, from 0."""
-        if not self.streamed:
-            return
+        """Pack layers first … last − 1 on the device in the place of others, where neither it nor the host's memory
+        holds all of them (`passing` is None). Windows come in order, from 0."""
         if first == 0:
             self._source = self._layers()
         assert self._source is not None

@@ -14,7 +14,7 @@ from ...errors import InputError, MemoryLimitError
 from ...features import Features
 from ...fold import fold_within
 from ...network import SparseLayer, SparseNetwork
-from . import loader, stages, streaming
+from . import estimate, loader, stages, streaming
 from .chunks import chunk_layer
 from .pack import WORKERS, PackedNetwork
 from .stages import StageRunner, TileShape, tile_shape
@@ -50,14 +50,16 @@ class CudaPlan(Plan):
         self._runners: dict[Any, Any] = {}
         with self._device:
             self._stream = self._xp.cuda.Stream(non_blocking=True)
+            self._rates = estimate.rates(self._device.id)
             self._limit = self._room()
             self._packed = packed = self._pack()
             self._work_limit = self._limit - (packed.limit if packed.streamed else packed.nbytes)
+        self._tiled = self._row_tile(max(1, rows), "bits", network.inputs)[0], max(1, rows)
 
     def _pack(self) -> PackedNetwork:
         """In the form that the regime wants; which one that is shows only after folding."""
         network, options = self.network, self.options
-        shape = (options.variant == "groups", options.fold, self._limit * 3 // 5)
+        shape = (options.variant == "groups", options.fold, self._weights_room())
         stored: dict[str, Any] = {"dtype": options.dtype}
         if not options.fold:
             chunked = self._regime(network.widths, network.layers, 1)[0] == "layers"
@@ -77,6 +79,9 @@ class CudaPlan(Plan):
         free = int(self._xp.cuda.runtime.memGetInfo()[0])
         room = int(free * 0.92)
         return min(room, self.options.memory_limit) if self.options.memory_limit else room
+
+    def _weights_room(self) -> int:
+        return self._limit * 3 // 5
 
     @property
     def nbytes(self) -> int:
@@ -100,13 +105,51 @@ class CudaPlan(Plan):
             "chunked_layers": sum(packed.chunks_of),
             "weights_stored": entries,
             "padding": entries / max(1, self.network.edges) if not packed.folded else None,
+            "groups": sum(units for units, g, _ in packed.units_of if g > 1),
             "streamed": packed.streamed,
             "windows": len(packed.windows()),
+            "row_tile": self._tiled[0],
+            "row_tiles": -(-self._tiled[1] // self._tiled[0]),
+            **self._expected(regime),
         }
+        remark = self._remark()
+        if remark:
+            facts["remark"] = remark
         if shape:
             facts |= {"tile_rows": shape.rows, "shared_bytes": shape.shared_bytes, "threads": shape.threads}
         facts["peak_device_bytes"] = int(self._xp.get_default_memory_pool().total_bytes())
         return {**facts, **super().describe()}
+
+    def _expected(self, regime: str) -> dict[str, float]:
+        """Milliseconds for all layers, and per layer, with all rows live (`estimate.py`)."""
+        packed, depth = self._packed, len(self.network)
+        tile, rows = self._tiled
+        runner = StageRunner if regime == "stages" else StreamRunner
+        merge = self.options.merge
+        steps = [step for begin, end in packed.windows() for step in runner.steps(packed, begin, end, False, merge)]
+        if regime == "stages":
+            launches = len(steps) * (3 + merge)
+        else:
+            launches = len(steps) + sum(streaming.checked(k, depth) * (2 + 4 * merge) for k in range(depth))
+        entries = [(e, g) for _, g, e in packed.units_of]
+        seconds = estimate.expected_seconds(
+            rows, packed.widths, entries, packed.layer_bytes, steps, launches * -(-rows // tile), self._rates
+        )
+        return {"expected_ms": 1000 * seconds, "expected_ms_per_layer": 1000 * seconds / depth}
+
+    def _remark(self) -> str | None:
+        """What doesn't fit, in words, and what is done about it."""
+        packed, (tile, rows), said = self._packed, self._tiled, []
+        room = "the memory limit" if self.options.memory_limit else "the GPU"
+        if tile < rows:
+            said.append(f"features larger than {room}: {-(-rows // tile)} row tiles of {tile:,} rows")
+        if packed.streamed:
+            how = "the next copied while one computes" if packed.passing else "each packed when its turn comes"
+            if packed.passing and packed.passing.slabs == 1:
+                how = "one after the other"
+            windows = f"{packed.nbytes:,} bytes in {len(packed.windows())} windows of layers"
+            said.append(f"weights larger than {room}: {windows}, {how}")
+        return "; ".join(said) or None
 
     # -- features ------------------------------------------------------------------------------------------
     def _way(self, kind: str, packed: PackedNetwork | None = None) -> tuple[str, TileShape | None]:
@@ -136,18 +179,20 @@ class CudaPlan(Plan):
                 return "layers", None
         return "stages", shape
 
+    def _row_tile(self, rows: int, kind: str, columns: int) -> tuple[int, int]:
+        """How many of the rows to run at a time, and the bytes that takes: more than are left where few don't fit."""
+        per_row = columns // 8 + 8 if kind == "bits" else columns * np.dtype(self._packed.dtype).itemsize
+        need = StageRunner.bytes_for if self._way(kind)[0] == "stages" else StreamRunner.bytes_for
+        step = streaming.tile_rows(self._packed.dtype) * 8
+        tile = rows
+        while tile > step and need(self._packed, tile) + per_row * tile * 2 > self._work_limit:
+            tile = -(-tile // 2 // step) * step
+        return tile, need(self._packed, tile) + per_row * tile * 2
+
     def _load(self, features: Features) -> tuple[Any, int]:
         kind = "bits" if features.kind == "bits" or features.is_binary else "dense"
         regime, shape = self._way(kind)
-        per_row = (
-            features.columns // 8 + 8 if kind == "bits" else features.columns * np.dtype(self._packed.dtype).itemsize
-        )
-        need = StageRunner.bytes_for if regime == "stages" else StreamRunner.bytes_for
-        step = streaming.tile_rows(self._packed.dtype) * 8
-        rows = max(1, features.rows)
-        while rows > step and need(self._packed, rows) + per_row * rows * 2 > self._work_limit:
-            rows = -(-rows // 2 // step) * step
-        needed = need(self._packed, rows) + per_row * rows * 2
+        rows, needed = self._row_tile(max(1, features.rows), kind, features.columns)
         if needed > self._work_limit:
             raise MemoryLimitError(
                 f"Expected room for {rows} rows, {needed} bytes, beside the weights on the GPU; "
@@ -155,6 +200,8 @@ class CudaPlan(Plan):
                 needed=needed + self.nbytes,
                 limit=self._limit,
             )
+        if features.rows >= self._tiled[1]:  # not for a sample of the rows
+            self._tiled = rows, max(1, features.rows)
         starts = list(range(0, max(1, features.rows), rows))
         resident = len(starts) == 1
         parts = [features[start : start + rows] if not resident else features for start in starts]
@@ -236,6 +283,10 @@ class CudaPlan(Plan):
             live = np.concatenate([part[2] for part in parts])
             any_value = (rows != 0).any(1)
             result |= {"live": live[any_value], "values": rows[any_value]}
+        if self._packed.passing:
+            waited = self._packed.passing.waited()
+            result["seconds"] = watch.seconds - waited
+            result["streaming_seconds"] = watch.paused_seconds + waited
         return Activations(**result)
 
     def _runner(self, handle: _Handle) -> Any:
@@ -273,12 +324,15 @@ class CudaPlan(Plan):
         layers: list[LayerProfile] = []
         run.start(rows, features)
         computed = rows
-        for begin, end in self._packed.windows():
-            if self._packed.streamed:
+        passing = self._packed.passing
+        for number, (begin, end) in enumerate(self._packed.windows()):
+            if passing:
+                passing.bring(number, self._stream)
+            elif self._packed.streamed:
                 self._stream.synchronize()
                 with watch.paused():
                     self._packed.bring(begin, end)
-            for first, last in run.steps(begin, end, profile):
+            for first, last in run.steps(self._packed, begin, end, profile, options.merge):
                 clock = self._clock() if profile else None
                 run.step(first, last, rows, merge=options.merge, compact=options.compact, profile=profile)
                 if clock:

@@ -13,23 +13,29 @@ from typing import Any
 import numpy as np
 
 from . import loader
+from .crew import Crew
 from .pack import TURN_UNITS, PackedNetwork
 
 PACKAGE = "spdnn.engines.cuda"
 SHARED_BYTES = 227 * 1024
 """Shared memory a block of an H100 or H200 may take; other GPUs' limits are asked for."""
 BOUNDARIES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 64, 96)
-"""Layers after which a stage ends; past the last, every LATER layers."""
+"""Layers after which a stage ends where equal rows are merged; past the last, every LATER layers."""
+SPARSER = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
+"""The same where rows are only dropped."""
 NARROW = 14
 """Rows of a tile where that gives every multiprocessor one, and all 16 would leave some without."""
 LATER = 128
+FEW_AHEAD = 3
+"""Layers of weights that `few` has on their way where all layers are small enough, else 1."""
 
 
-def stage_bounds(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
+def stage_bounds(first: int, last: int, every_layer: bool, merge: bool) -> list[tuple[int, int]]:
     """The stages of the layers first … last − 1."""
     if every_layer:
         return [(k, k + 1) for k in range(first, last)]
-    ends = [b for b in (*BOUNDARIES, *range(BOUNDARIES[-1] + LATER, last, LATER)) if first < b < last]
+    bounds = BOUNDARIES if merge else SPARSER
+    ends = [b for b in (*bounds, *range(bounds[-1] + LATER, last, LATER)) if first < b < last]
     return list(zip([first, *ends], [*ends, last], strict=True))
 
 
@@ -92,7 +98,7 @@ class StageRunner:
         self._few_span = -(-max(packed.widths[1:]) // 4) * 4
         group = max(g for _, g, _ in packed.units_of)
         index = {"INDEX": "u32" if packed.wide else "u16"}
-        tile = {
+        tile: dict[str, Any] = {
             "ROWS": shape.rows,
             "QUADS": shape.quads,
             "THREADS": shape.threads,
@@ -111,6 +117,7 @@ class StageRunner:
             kernel.max_dynamic_shared_size_bytes = self._shared
             self._fused.append((most, kernel))
         self._few = self._few_kernel(index)
+        self._crew = Crew(xp, packed)
         settle = loader.load(PACKAGE, "settle", index)
         names = ("everyone", "follow", "merge", "row_sums", "positive")
         self._everyone, self._follow, self._merge, self._row_sums, self._positive = map(settle.get_function, names)
@@ -139,19 +146,25 @@ class StageRunner:
         self._few_threads = min(1024, max(64, -(-items // 64) * 32))
         device = self._xp.cuda.Device().attributes
         free = device["MaxSharedMemoryPerBlockOptin"] - 4 * 2 * self._few_span - 2048
-        fit = [nbytes for nbytes in packed.layer_bytes if 2 * nbytes <= free]
+        ahead = FEW_AHEAD
+        while ahead > 1 and (ahead + 1) * max(packed.unit_bytes) > free:
+            ahead -= 1
+        fit = [nbytes for nbytes in packed.unit_bytes if (ahead + 1) * nbytes <= free]
         self._few_room = max(fit, default=0)
-        self._few_shared = 4 * 2 * self._few_span + 2 * self._few_room
-        kernel = loader.load(PACKAGE, "few", {"THREADS": self._few_threads, **index}).get_function("few")
+        self._few_shared = 4 * 2 * self._few_span + (ahead + 1) * self._few_room
+        defines = {"THREADS": self._few_threads, "AHEAD": ahead, **index}
+        kernel = loader.load(PACKAGE, "few", defines).get_function("few")
         kernel.max_dynamic_shared_size_bytes = self._few_shared
-        per_sm = device["MaxSharedMemoryPerMultiprocessor"] // (self._few_shared + 2048)
+        two = self._few_shared - (ahead - 1) * self._few_room
+        per_sm = device["MaxSharedMemoryPerMultiprocessor"] // (two + 2048)
         self._few_rows = self._sms * max(1, min(per_sm, 1536 // self._few_threads))
         return kernel
 
     @staticmethod
     def bytes_for(packed: PackedNetwork, rows: int) -> int:
         """Device bytes of the working arrays for that many rows, about."""
-        return rows * (2 * 4 * (max(packed.widths[1:]) + 4) + 64) + 8 * len(packed.network)
+        each = 2 * 4 * (max(packed.widths[1:]) + 4) + 64
+        return rows * each + 8 * len(packed.network) + Crew.bytes_for(packed)
 
     def start(self, rows: int, features: Any) -> None:
         """Before the first step: every row stands for itself. `features` is (kind, array)."""
@@ -159,14 +172,15 @@ class StageRunner:
         self._counts.data.memset_async(0, self._counts.nbytes)
         self._table.data.memset_async(0, self._table.nbytes)
         self._rows.data.memset_async(0, 4)
+        self._crew.start()
         self._everyone((self._sms,), (256,), (self.owner, np.uint32(rows), self._rows))
         self._stage, self._merged = 0, False
         self._source: Any = None
 
     @staticmethod
-    def steps(first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
+    def steps(packed: PackedNetwork, first: int, last: int, every_layer: bool, merge: bool) -> list[tuple[int, int]]:
         """The layers first … last − 1 as `step` takes them."""
-        return stage_bounds(first, last, every_layer)
+        return stage_bounds(first, last, every_layer, merge)
 
     def step(self, first: int, last: int, originals: int, *, merge: bool, compact: bool, profile: bool) -> None:
         """Layers first … last − 1."""
@@ -188,7 +202,7 @@ class StageRunner:
         kept = self._kept[s % 2]
         end = last == len(packed.network)
         drop = packed.may_drop[last] and (compact or end)
-        few = 0 if self._source is None else self._few_rows
+        few = 0 if self._source is None else max(self._few_rows, self._crew.rows)
         least = few + 1
         for most, fused in self._fused if self._source is not None else self._fused[-1:]:
             fused(
@@ -203,16 +217,18 @@ class StageRunner:
             )  # fmt: skip
             least = max(least, most + 1)
         if few:
+            source = (x, x_stride, rows_listed, count)
+            to = (kept, u64(self._stride), self._hashes, self._slot, self._counts[0, s : s + 1])
             self._few(
                 (few,),
                 (self._few_threads,),
                 (
-                    packed.table, u32(first), u32(last), x, x_stride, rows_listed, count, kept, u64(self._stride),
-                    self._hashes, self._slot, self._counts[0, s : s + 1], u32(self._few_span), u32(self._few_room),
-                    u32(compact), u32(drop), u32(few),
+                    packed.table, u32(first), u32(last), *source, *to, u32(self._few_span), u32(self._few_room),
+                    u32(compact), u32(drop), u32(self._crew.rows + 1), u32(few),
                 ),
                 shared_mem=self._few_shared,
             )  # fmt: skip
+            self._crew.launch(first, last, source, to, drop)
         same = self._same if self._merged else null
         self._follow((self._sms,), (256,), (self.owner, u32(originals), same, self._slot))
         self._source, self._merged, self._stage, self._depth = kept, False, s + 1, last

@@ -105,9 +105,9 @@ class StreamRunner:
         self._input = (array, stride, kind == "bits")
         self._next, self._numbered, self._listed = 0, 0, False
 
-    def steps(self, first: int, last: int, every_layer: bool) -> list[tuple[int, int]]:
+    @staticmethod
+    def steps(packed: PackedNetwork, first: int, last: int, every_layer: bool, merge: bool) -> list[tuple[int, int]]:
         """The layers first … last − 1 as `step` takes them: chunked ones together up to where rows are numbered."""
-        packed = self._packed
         bounds = [first]
         for k in range(first + 1, last):
             alike = (

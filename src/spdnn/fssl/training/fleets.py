@@ -78,6 +78,22 @@ def train_fleet(
     return found
 
 
+def resting_fleet(
+    models: Sequence[nn.Module],
+    data: ImageData,
+    *,
+    seeds: Sequence[int],
+    recipe: Recipe,
+    teacher: Teacher | None = None,
+) -> Trainer:
+    """A trainer whose steps cost what those of `train_fleet` do between decisions, to find out how long they take."""
+    device = data.train[0].device
+    fleet = Fleet(models, torch.zeros(2, *data.side)).to(device)
+    steps = recipe.steps(len(data.train[0]))
+    pruner = Pruner(fleet.graph, [_goal(Job(method="dense"), fleet, None)] * len(models), steps=steps)
+    return Trainer(fleet, data, recipe, seeds=seeds, pruning=pruner, teacher=teacher, graphs=True)
+
+
 def _goal(job: Job, fleet: Fleet, latency: LatencyModel | None) -> Goal:
     if job.method == "dense":
         rest = Schedule(penalty=0.0, time=0.0, start=1.0, groups_end=1.0, weights_end=1.0)

@@ -31,10 +31,11 @@ def dense_network(widths: Sequence[int], *, seed: int = 0, dropout: float = 0.0,
     return nn.Sequential(*layers[:-extra])
 
 
-def radix_network(layers: int = 2, *, classes: int = 10, seed: int = 0) -> nn.Sequential:
+def radix_network(layers: int = 2, *, classes: int = 10, seed: int = 0, norm: bool = False) -> nn.Sequential:
     """The first layers of the Graph Challenge's RadiX-Net of 1024 neurons, 32 inputs each, and a dense one on top.
 
     Reads 32 × 32 images. The topology is the challenge's, the weights are drawn for its 32 inputs a neuron.
+    norm : with batch norms after the sparse layers.
     """
     from ...radixnet import challenge_network
 
@@ -44,7 +45,7 @@ def radix_network(layers: int = 2, *, classes: int = 10, seed: int = 0) -> nn.Se
         layer = _linear(sparse.inputs, sparse.outputs, generator, fan_in=int(sparse.fan_in[0]))
         with torch.no_grad():
             layer.weight.mul_(torch.from_numpy(sparse.weights.toarray().T != 0))
-        made += [layer, nn.ReLU()]
+        made += [layer, nn.BatchNorm1d(layer.out_features), nn.ReLU()] if norm else [layer, nn.ReLU()]
     return nn.Sequential(*made, _linear(1024, classes, generator))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import signal
 import threading
 import time
@@ -75,7 +76,7 @@ class Job:
 
     def network(self, data: ImageData) -> nn.Sequential:
         if self.radix:
-            return radix_network(self.radix, classes=data.classes, seed=self.seed)
+            return radix_network(self.radix, classes=data.classes, seed=self.seed, norm=self.norm)
         return dense_network([data.inputs, *self.hidden, data.classes], seed=self.seed, norm=self.norm)
 
     def name(self, data: ImageData) -> str:
@@ -273,7 +274,6 @@ def record_of(
     from ... import machine
 
     commit, dirty = machine.commit()
-    start = job.network(data)
     facts: dict[str, Any] = {
         "kind": "training",
         "method": job.method,
@@ -293,6 +293,7 @@ def record_of(
     if timed:
         x = torch.rand(job.target_batch, *data.side, device=job.target_device)
         found = fastest(small, x)
+        start = job.network(data)
         dense = fastest(rivals.compacted(start.to(job.target_device), x), x, own_engines=False)
         facts |= {
             "latency_ms": found.ms,
@@ -304,13 +305,21 @@ def record_of(
         small.to(job.device)
     return facts | {
         "job": describe(job),
-        **machine.hardware(),
+        **_hardware(),
         "threads": torch.get_num_threads(),
         "versions": {**machine.versions(), "torch": torch.__version__},
         "commit": commit,
         "dirty": dirty,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+@functools.cache
+def _hardware() -> dict[str, Any]:
+    """Asked for once: a campaign writes a hundred records, and GPUs take their time to answer."""
+    from ... import machine
+
+    return machine.hardware()
 
 
 def train_teacher(

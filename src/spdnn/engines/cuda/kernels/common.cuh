@@ -19,8 +19,9 @@ struct Layer {
   const u64* start;  // null: every unit has `width` entries
   const u32* output; // (units · g) output neurons, NONE for padding; null: unit u is output u
   const float* bias; // null: bias0 everywhere
-  // A second form of layers with g = 1, for fused.cu with QUADS = 4: slices of 32 units, lane i of a warp having unit
-  // i of a slice and four entries of it a step; slice s has the steps turn_start[s] … turn_start[s + 1] − 1.
+  // A second form of layers with g = 1, for fused.cu with QUADS = 4 and for few rows: slices of 32 units, lane i of a
+  // warp having unit i of a slice and four entries of it a step; slice s has the steps turn_start[s] …
+  // turn_start[s + 1] − 1.
   const uint4* turns;
   const u32* turn_start;
   const u32* turn_output;  // null: unit u is output u
@@ -33,7 +34,7 @@ struct Layer {
   u32 slices;        // of the second form
   u32 turn_steps;    // of every slice where turn_start is null
   u32 coded;         // the second form's entries are one word, a bfloat16 above an index, else an index and a float
-  u32 alike;         // neighbouring units mostly read the same inputs
+  u32 all_steps;     // of all slices
 };
 
 __device__ __forceinline__ u64 unit_start(const Layer& layer, u32 unit) {

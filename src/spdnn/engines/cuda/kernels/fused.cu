@@ -163,9 +163,16 @@ __device__ __forceinline__ u32 compute_turns(const Layer& layer, const void* in,
       if (s + 1 < steps) next.load(from);
 #pragma unroll
       for (int n = 0; n < 4; n++) {
+        const u32 bits = BITS ? ((const u16*)in)[now.index(n)] : 0;
 #pragma unroll
         for (int q = 0; q < QUADS; q++) {
-          if (TAKEN < ROWS && q == QUADS - 1) {
+          if (BITS) {
+            const u32 field = bits >> quad_row(q);
+            if (field & 1) sum[0][q].x += now.weight(n);
+            if (field & 2) sum[0][q].y += now.weight(n);
+            if (field & 4) sum[0][q].z += now.weight(n);
+            if (field & 8) sum[0][q].w += now.weight(n);
+          } else if (TAKEN < ROWS && q == QUADS - 1) {
             const float2 x = *(const float2*)((const float*)in + now.index(n) * ROWS + q * 4);
             sum[0][q].x = fmaf(now.weight(n), x.x, sum[0][q].x);
             sum[0][q].y = fmaf(now.weight(n), x.y, sum[0][q].y);
