@@ -60,6 +60,20 @@ class ErraticEngine(ScipyEngine):
         return ErraticPlan(network, rows, options)
 
 
+class RoundingEngine(ScipyEngine):
+    """Right in float32; in float16 it changes two categories."""
+
+    name = "rounding"
+    dtypes = ("float32", "float16")
+    changes = True
+
+    def _prepare(self, network: SparseNetwork, rows: int, options: Options) -> Plan:
+        half = options.dtype == "float16"
+        plan = (ForgetfulPlan if half and self.changes else ScipyPlan)(network, rows, replace(options, dtype="float32"))
+        plan.options = options
+        return plan
+
+
 class CrampedPlan(ScipyPlan):
     """Says that not everything fits."""
 
@@ -92,5 +106,13 @@ class InterruptedEngine(ScipyEngine):
 
 ENGINES = {
     f"{engine.name}": f"{__name__}:{engine.__name__}"
-    for engine in (ForgetfulEngine, ImpreciseEngine, ErraticEngine, CrampedEngine, HugeEngine, InterruptedEngine)
+    for engine in (
+        ForgetfulEngine,
+        ImpreciseEngine,
+        ErraticEngine,
+        RoundingEngine,
+        CrampedEngine,
+        HugeEngine,
+        InterruptedEngine,
+    )
 }

@@ -81,6 +81,43 @@ def test_wrong_categories_fail_and_are_named(inputs, truth):
     assert f"1 extra row: {others[0]}" in result.verification.problems
 
 
+def test_float16_is_held_against_a_run_in_float32(inputs, truth, monkeypatch):
+    half = engine.Options(dtype="float16")
+    result = run(inputs, "rounding", options=half)
+    others = np.setdiff1d(np.arange(1, 301), truth)
+    assert not result.passed
+    assert (result.verification.missing, result.verification.extra) == ((truth[0],), (others[0],))
+    assert result.verification.method.startswith("float32 run, held against float64 reference on 256 of 300 rows")
+    kept = record.record_of(result)
+    assert is_valid(kept)
+    assert (kept["dtype"], kept["categories_missing"], kept["categories_extra"]) == ("float16", 1, 1)
+    monkeypatch.setattr(challenge_stand_ins.RoundingEngine, "changes", False)
+    kept = record.record_of(run(inputs, "rounding", options=half))
+    assert kept["verified"]
+    assert (kept["categories_missing"], kept["categories_extra"]) == (0, 0)
+
+
+def test_float16_without_room_for_float32_is_not_verified(inputs, monkeypatch):
+    prepare_any = challenge_stand_ins.RoundingEngine._prepare
+
+    def no_room(self, network, rows, options):
+        if options.dtype == "float32":
+            raise MemoryError("too large")
+        return prepare_any(self, network, rows, options)
+
+    monkeypatch.setattr(challenge_stand_ins.RoundingEngine, "_prepare", no_room)
+    result = run(inputs, "rounding", options=engine.Options(dtype="float16"))
+    assert result.seconds
+    assert result.verification.problems == ("no float32 run to hold it against: too large",)
+
+
+def test_float16_is_held_against_a_file_where_there_is_one(inputs, truth, tmp_path):
+    file = save_categories(truth, tmp_path / "right.tsv")
+    result = run(inputs, "rounding", options=engine.Options(dtype="float16"), categories_file=file)
+    assert result.verification.method == "file right.tsv"
+    assert (result.verification.missing[0], len(result.verification.extra)) == (truth[0], 1)
+
+
 def test_wrong_values_fail_though_the_categories_are_right(inputs):
     result = run(inputs, "imprecise")
     assert not result.passed
@@ -136,6 +173,7 @@ def test_too_large_is_a_result_with_a_reason(inputs):
     assert not result.passed
     assert result.reason == "Expected 8 EiB of memory, got less."
     assert (kept["seconds"], kept["categories"], kept["verified"]) == (None, None, False)
+    assert (kept["categories_missing"], kept["categories_extra"]) == (None, None)
     assert is_valid(kept)
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("cupy", reason="needs CuPy and NVRTC: pip install 'spdnn[nvr
 CUDA = "spdnn.engines.cuda"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 INDEX = [{"INDEX": "u16"}, {"INDEX": "u32"}]
+VALUES: list[dict[str, str]] = [{}, {"HALF": "1"}]
 FORMS = {
     "fused": [
         {
@@ -43,10 +44,11 @@ FORMS = {
         {"THREADS": crew.THREADS, "AHEAD": crew.AHEAD, "BUFFERS": crew.BUFFERS, "DENSE": 2, **index} for index in INDEX
     ],
     "staged": [
-        {"GROUP": g, "WARPS": warps, "STAGES": stages, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0]}
-        for g, warps, stages in [(1, 20, 2), (8, 10, 2), (1, 20, 1)]
+        {"GROUP": g, "WARPS": warps, "STAGES": stages, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0], **values}
+        for (g, warps, stages), values in itertools.product([(1, 20, 2), (8, 10, 2), (1, 20, 1)], VALUES)
     ],
-    "stream": [{"GROUP": group, **index} for group, index in itertools.product((1, 8), INDEX)],
+    "stream": [{"GROUP": g, **index, **values} for g, index, values in itertools.product((1, 8), INDEX, VALUES)],
+    "tiles": [{**index, **values} for index, values in itertools.product(INDEX, VALUES)],
 }
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import machine, verify
-from .engine import Activations, Choice, LayerProfile, Options, choose_engine
+from .engine import Activations, Choice, LayerProfile, Options, Plan, choose_engine
 from .errors import InputError, SpdnnError, UnavailableError
 from .features import Features
 from .network import SparseNetwork
@@ -220,7 +220,7 @@ class Session:
     ) -> Run:
         """Verify (see `spdnn.verify.verify`) and put everything together. A warm-up without successor is the time."""
         timed = self.runs[1:] or self.runs
-        peak = machine.peak_memory()
+        peak, facts = machine.peak_memory(), self.plan.describe()
         inputs, instance = self.inputs, self.instance
         verification = verify.verify(
             self.network,
@@ -230,6 +230,7 @@ class Session:
             tolerance=self.choice.engine.tolerance,
             official=verify.official_of(inputs.features, inputs.source, instance.neurons, instance.layers),
             categories_file=categories_file,
+            float32=self._in_float32 if self.plan.options.dtype == "float16" else None,
             seed=seed,
             progress=self._progress,
         )
@@ -247,9 +248,13 @@ class Session:
             categories=timed[-1].categories,
             verification=verification,
             profile=profile,
-            plan=self.plan.describe(),
+            plan=facts,
             peak_memory_bytes=peak,
         )
+
+    def _in_float32(self) -> Plan:
+        options = replace(self.asked, dtype="float32")
+        return self.choice.engine.prepare(self.network, rows=self.inputs.features.rows, options=options)
 
     def _report(self, stage: str, done: int, total: int) -> None:
         if self._progress:

@@ -26,15 +26,19 @@ Progress = Callable[[int, int], None]
 """Called with (layers done, layers in all) from time to time during a run."""
 
 
+DTYPES = ("float32", "float64", "float16")
+
+
 @dataclass(frozen=True)
 class Options:
-    """The switches of a run; every one is lossless, none changes what is computed beyond rounding.
+    """The switches of a run; every one but float16 is lossless, none changes what is computed beyond rounding.
 
     compact : drop rows that have become all zero.
     merge : compute rows that have become bitwise equal once.
     fold : compute neurons that are equal by construction (same inputs, weights, bias) once and read the copies
         from one place. A property of the network's weights alone; changes the order of summation.
-    dtype : the arithmetic, ``"float32"`` or ``"float64"`` (engines that have only one refuse the other).
+    dtype : the arithmetic, ``"float32"`` or ``"float64"``; or ``"float16"`` for activations stored as such, between
+        layers, with arithmetic in float32. Engines refuse those they don't have (`Engine.dtypes`).
     variant : which of the engine's variants (`Engine.variants`), None for its default.
     device : the engine's device number or name, None for its default.
     memory_limit : bytes of the device's memory the run may use; None for what is free. Weights or features
@@ -45,15 +49,15 @@ class Options:
     compact: bool = True
     merge: bool = True
     fold: bool = True
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64", "float16"] = "float32"
     variant: str | None = None
     device: str | int | None = None
     memory_limit: int | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "float64"):
-            raise unknown_name("dtype", str(self.dtype), ("float32", "float64"))
+        if self.dtype not in DTYPES:
+            raise unknown_name("dtype", str(self.dtype), DTYPES)
         if self.memory_limit is not None and self.memory_limit <= 0:
             raise InputError(f"Expected a memory limit above 0 bytes, got {self.memory_limit}.")
         if self.threads is not None and self.threads < 1:
@@ -262,9 +266,10 @@ class Engine(ABC):
             raise unknown_name(f"variant of engine {self.name!r}:", options.variant, self.variants)
         if options.dtype not in self.dtypes:
             raise InputError(f"Engine {self.name!r} computes in {' or '.join(self.dtypes)}, not {options.dtype}.")
+        weights = "float32" if options.dtype == "float16" else options.dtype
         for k, layer in enumerate(() if network.is_lazy else network):
-            _expect_in_range(layer.data, options.dtype, f"weights of layer {k + 1}")
-            _expect_in_range(np.asarray(layer.bias), options.dtype, f"biases of layer {k + 1}")
+            _expect_in_range(layer.data, weights, f"weights of layer {k + 1}")
+            _expect_in_range(np.asarray(layer.bias), weights, f"biases of layer {k + 1}")
         if options.variant is None and self.variants:
             options = replace(options, variant=self.variants[0])
         return self._prepare(network, rows, options)
@@ -278,12 +283,12 @@ class Engine(ABC):
 
 
 def _expect_in_range(values: np.ndarray, dtype: str, what: str) -> None:
-    """Raise InputError where float64 values would become infinite in float32."""
-    if dtype != "float32" or values.dtype != np.float64 or not values.size:
+    """Raise InputError where values would become infinite in a narrower type."""
+    if values.dtype.itemsize <= np.dtype(dtype).itemsize or not values.size:
         return
-    largest = max(float(values.max()), -float(values.min()))
-    if largest > float(np.finfo(np.float32).max):
-        raise InputError(f"Expected {what} that float32 holds, up to 3.4e38, got {largest:.4g}. Scale them down.")
+    largest, most = max(float(values.max()), -float(values.min())), float(np.finfo(dtype).max)
+    if largest > most:
+        raise InputError(f"Expected {what} that {dtype} holds, up to {most:.5g}, got {largest:.5g}. Scale them down.")
 
 
 BUILT_IN = {

@@ -64,6 +64,8 @@ def record_of(run: Run, *, command: Sequence[str] | None = None) -> dict[str, An
         "categories": None if run.categories is None else len(run.categories),
         "verified": run.passed,
         "verification": verification.method if verification else None,
+        "categories_missing": len(verification.missing) if verification else None,
+        "categories_extra": len(verification.extra) if verification else None,
         "problems": list(verification.problems) if verification else [],
         "live_rows": [layer.live for layer in run.profile] or None,
         "distinct_rows": [layer.computed for layer in run.profile] or None,

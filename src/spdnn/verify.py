@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +94,7 @@ def verify(
     tolerance: float,
     official: Official | None = None,
     categories_file: str | Path | None = None,
+    float32: Callable[[], Plan] | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Verification:
@@ -100,6 +103,9 @@ def verify(
     In this order: `categories_file`, the official file, the official number, a float64 reference on rows drawn with
     `seed`. A file may have ids past the last row; they are left out. Where the official number is missed, the reference
     names rows.
+
+    float32 : for a plan in float16, prepares one in float32. Without a file, all categories are held against those of
+    its run, which is verified as any other, and values aren't looked at: the question is which rows rounding changes.
     """
     positive = found[-1]
     problems = [f"run {k} found other categories than the last" for k, other in _unlike(found)]
@@ -112,6 +118,17 @@ def verify(
         kind = "official file" if official and not categories_file else "file"
         missing, extra = np.setdiff1d(truth, positive), np.setdiff1d(positive, truth)
         return _verdict(f"{kind} {file.name}", problems, missing, extra)
+    if float32:
+        try:
+            with contextlib.closing(float32()) as plan:
+                truth = plan.run(features).positive
+                how: dict[str, Any] = {"tolerance": tolerance, "official": official, "seed": seed, "progress": progress}
+                held = verify(network, features, [truth], plan, **how)
+        except MemoryError as error:
+            return _verdict("float32 run", [*problems, f"no float32 run to hold it against: {error}"])
+        problems += [f"in float32: {problem}" for problem in held.problems]
+        missing, extra = np.setdiff1d(truth, positive), np.setdiff1d(positive, truth)
+        return _verdict(f"float32 run, held against {held.method}", problems, missing, extra)
     if official and len(positive) == official.count:
         return _verdict(f"official number of categories, {official.count}", problems)
     sample = _sample(features.rows, positive, seed)

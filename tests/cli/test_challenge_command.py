@@ -60,6 +60,17 @@ def test_a_failed_verification_is_a_failed_run(spdnn, stand_ins):
     assert "1 extra row: " in last
 
 
+def test_float16_says_how_many_categories_change(spdnn, stand_ins):
+    arguments = ("challenge", "--engine", "rounding", "--rows", 200, "--repeat", 1, "--layers", 6, "--dtype")
+    outcome = spdnn(*arguments, "float16")
+    assert outcome.status == 1
+    assert "changes 2 categories: 1 missing, 1 extra" in outcome.out
+    assert outcome.out.splitlines()[-1].startswith("FAIL  1 missing row: ")
+    kept = json.loads(spdnn(*arguments, "float16", "--json").out)
+    assert (kept["categories_missing"], kept["categories_extra"], kept["verified"]) == (1, 1, False)
+    assert "changes" not in spdnn(*arguments, "float32").out
+
+
 def test_too_large_is_a_failed_run_with_a_reason(spdnn, stand_ins):
     outcome = spdnn("challenge", "--engine", "huge", "--rows", 200, "--layers", 6)
     assert outcome.status == 1

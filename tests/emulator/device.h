@@ -14,6 +14,10 @@
 #include <string.h>
 #include <ucontext.h>
 
+#ifdef HALF
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #ifdef CONCURRENT
 #include <condition_variable>
@@ -363,6 +367,14 @@ template <class T> T atomicCAS(T* at, T compare, T value) {
 }
 template <class A, class B> auto min(A a, B b) { using C = std::common_type_t<A, B>; return (C)a < (C)b ? (C)a : (C)b; }
 template <class A, class B> auto max(A a, B b) { using C = std::common_type_t<A, B>; return (C)a > (C)b ? (C)a : (C)b; }
+
+#ifdef HALF
+// Conversions from and to fp16 (kernels/values.cuh).
+inline float to_float(uint16_t value) { return _cvtsh_ss(value); }
+inline uint16_t to_value(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
+inline float2 to_floats(unsigned two) { return {to_float(two), to_float(two >> 16)}; }
+inline unsigned to_values(float low, float high) { return to_value(low) | (unsigned)to_value(high) << 16; }
+#endif
 
 // Asynchronous copies (kernels/common.cuh).
 inline void copy_async_16(void* shared, const void* global) {

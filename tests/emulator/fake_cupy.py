@@ -96,7 +96,8 @@ def _wrapped(function: Callable[..., Any]) -> Callable[..., Array]:
 arange, searchsorted, minimum, maximum, where = map(
     _wrapped, (np.arange, np.searchsorted, np.minimum, np.maximum, np.where)
 )
-uint8, uint32, uint64, int64, float32, float64 = np.uint8, np.uint32, np.uint64, np.int64, np.float32, np.float64
+uint8, uint32, uint64, int64 = np.uint8, np.uint32, np.uint64, np.int64
+float16, float32, float64 = np.float16, np.float32, np.float64
 
 
 class _Pinned(np.ndarray):
@@ -248,6 +249,7 @@ class RawModule:
                 "-std=c++17",
                 "-O1",
                 "-mfma",
+                "-mf16c",
                 "-ffp-contract=off",
                 "-fno-strict-aliasing",
                 "-fno-gnu-unique",  # `__shared__` variables of inline functions are each module's own

@@ -1,22 +1,40 @@
-"""The CUDA engine against the float64 reference, in both regimes, with every switch on and off."""
+"""The CUDA engine against the float64 reference, in both regimes and in float16, with every switch on and off."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import types
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from engines.conformance import EngineConformance
+from engines.conformance import (
+    EXACT,
+    EXACT_CASES,
+    REAL_CASES,
+    Case,
+    EngineConformance,
+    dense_weights,
+    exact_case,
+    kinds,
+    reference,
+)
 from scipy import sparse
 
+from spdnn import cli, record
+from spdnn.challenge import Inputs, Instance, run_instance
+from spdnn.data import digits
 from spdnn.engine import Options
 from spdnn.engines.cuda import CudaEngine
 from spdnn.engines.cuda.pack import PackedNetwork
 from spdnn.engines.cuda.plan import CudaPlan
 from spdnn.engines.scipy import ScipyEngine
+from spdnn.errors import InputError
 from spdnn.features import Features
-from spdnn.network import SparseLayer, SparseNetwork
+from spdnn.io import load_features, save_features, save_network
+from spdnn.network import LazyLayers, SparseLayer, SparseNetwork
 from spdnn.radixnet import RadixNet, challenge_network
 
 
@@ -45,6 +63,40 @@ class TestLayers(TestGroups):
 
 class TestGeneralLayers(TestLayers):
     variant = "general"
+
+
+def bounded(network: SparseNetwork, most: float) -> SparseNetwork:
+    """The network with bounds of at most that size."""
+    if network.is_lazy:
+        return network
+    return SparseNetwork(
+        [replace(layer, lower=max(layer.lower, -most), upper=min(layer.upper, most)) for layer in network]
+    )
+
+
+class TestHalf(TestGroups):
+    """Activations stored as float16. Values that it holds exactly, quarters up to 512, come out exact."""
+
+    options = {"dtype": "float16"}  # noqa: RUF012
+    tolerance = property(lambda self: 0.02)
+
+    def plan(self, network, rows, **switches):
+        half = switches.get("dtype", "float16") == "float16"
+        return super().plan(bounded(network, 65504) if half else network, rows, **switches)
+
+    @pytest.mark.parametrize("name", EXACT_CASES)
+    def test_exact_case(self, name):
+        case, _ = exact_case(name)
+        case = Case(bounded(case.network, 48), case.x)
+        expected = reference(case.network, case.x)
+        assert expected.reach < EXACT
+        for kind in kinds(case.x):
+            self.assert_exact(self.run(case, kind), expected.rows)
+
+    # a value so small that float16 makes it zero takes the bias of those that read it with it
+    @pytest.mark.parametrize("name", [name for name in REAL_CASES if name != "positive_bias_on_nonzero"])
+    def test_real_case(self, name):
+        super().test_real_case(name)
 
 
 def _layer(random, inputs, outputs, fan_in, **options) -> SparseLayer:
@@ -214,6 +266,21 @@ def test_every_multiprocessor_has_a_narrow_tile():
     np.testing.assert_allclose(plan.run(loaded, values=True).to_dense(), want, rtol=1e-5, atol=1e-5)
 
 
+def test_chunks_of_many_small_units():
+    """Outputs by themselves, and some without inputs, beside groups: more units of 8 than warps have places for."""
+    random = np.random.default_rng(5)
+    lists = [np.sort(random.choice(12, 8, replace=False)) for _ in range(40)] + [np.zeros(0, int)] * 40
+    for _ in range(40):
+        lists += [np.sort(random.choice(60, 16, replace=False))] * 16
+    for _ in range(4):
+        lists = [lists[i] for i in random.permutation(len(lists))]
+        indptr = np.concatenate([[0], np.cumsum([len(inputs) for inputs in lists])])
+        weights = random.integers(1, 4, indptr[-1]).astype(np.float32)
+        bias = np.arange(len(lists)) / 16
+        layer = SparseLayer(60, indptr, np.concatenate(lists).astype(np.int32), weights, bias, bias_rule="all")
+        check(SparseNetwork([layer]), features_of("bits", 60, random), regime="layers", fold=False)
+
+
 def test_equal_rows_are_computed_once():
     random = np.random.default_rng(6)
     rows = np.tile(random.random((40, 96)) < 0.3, (25, 1))
@@ -222,6 +289,147 @@ def test_equal_rows_are_computed_once():
         profile = check(network, Features.from_bool(rows), regime=regime, fold=False)
         assert profile[0].computed == 1000
         assert profile[-1].computed <= 40
+
+
+def rounded_reference(network: SparseNetwork, x: np.ndarray) -> np.ndarray:
+    """The final rows where those of every level are rounded to float16."""
+    y = x.astype(np.float16).astype(np.float64)
+    for layer in network:
+        z = y @ dense_weights(layer)
+        z = z + layer.bias if layer.bias_rule == "all" else np.where(z != 0, z + layer.bias, 0.0)
+        y = np.clip(z, layer.lower, layer.upper).astype(np.float16).astype(np.float64)
+    return y
+
+
+def check_half(network, features, **switches):
+    """Runs agree with one another to the bit and with the reference to few units of the last place."""
+    plan = CudaEngine().prepare(network, rows=features.rows, options=Options(dtype="float16", **switches))
+    loaded = plan.load(features)
+    want = rounded_reference(network, features.to_dense(np.float64))
+    first = plan.run(loaded, values=True)
+    values = first.to_dense()
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values, values.astype(np.float16))
+    error = np.abs(values - want) / np.maximum(1, np.abs(want))
+    assert error.max(initial=0) < 0.004
+    assert np.median(error) < 0.0005
+    for _ in range(2):
+        again = plan.run(loaded, values=True)
+        np.testing.assert_array_equal(again.to_dense(), values)
+        np.testing.assert_array_equal(again.positive, first.positive)
+    np.testing.assert_array_equal(first.positive, np.flatnonzero(values.astype(np.float64).sum(1) > 0))
+    profile = plan.run(loaded, profile=True).profile
+    assert [p.layer for p in profile] == list(range(len(network)))
+    assert all((p.seconds or 0) >= 0 and ((p.nbytes or 0) > 2 * p.computed or p.computed == 0) for p in profile)
+    plan.close()
+    return profile
+
+
+@pytest.mark.parametrize("variant", ["groups", "general"])
+@pytest.mark.parametrize("kind", ["bits", "dense"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_float16_rounds_once_a_layer(name, kind, variant):
+    random = np.random.default_rng(len(name))
+    network = bounded(NETWORKS[name](random), 1000)
+    check_half(network, features_of(kind, network.inputs, random), variant=variant)
+
+
+def test_float16_streams_weights_and_rows_under_a_memory_limit():
+    random = np.random.default_rng(4)
+    network = bounded(NETWORKS["power-law"](random), 1000)
+    check_half(network, features_of("bits", network.inputs, random), memory_limit=4 << 20)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("variant", ["groups", "general"])
+def test_float16_official_layers(variant, merge, fold):
+    """Rows that die, and some that are equal to another: later layers read them by a list, over several tiles."""
+    random = np.random.default_rng(5)
+    rows = random.random((900, 1024)) < random.uniform(0.05, 0.5, (900, 1))
+    rows[600:] = rows[random.permutation(600)[:300]]
+    profile = check_half(challenge_network(1024, 6), Features.from_bool(rows), variant=variant, merge=merge, fold=fold)
+    assert 300 < profile[-1].live < 800
+    assert profile[-1].computed > 257
+    assert not merge or profile[-1].computed < profile[-1].live
+
+
+def test_float16_takes_half_the_bytes():
+    network, random = bounded(dense(np.random.default_rng(1)), 100), np.random.default_rng(2)
+    features = features_of("dense", 100, random)
+    plans: list[Any] = [
+        CudaEngine().prepare(network, rows=301, options=Options(dtype=dtype)) for dtype in ("float32", "float16")
+    ]
+    facts = [plan.describe() for plan in plans]
+    assert [one["dtype"] for one in facts] == ["float32", "float16"]
+    assert [one["activation_bytes"] for one in facts] == [4, 2]
+    assert facts[1]["regime"] == "layers"
+    for plan, nbytes in zip(plans, (4, 2), strict=True):
+        moved = plan.run(features, profile=True).profile[0].nbytes
+        assert moved == 301 * (100 + 64) * nbytes + plan._packed.layer_bytes[0]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(("lower", "upper"), [(0.0, np.inf), (0.0, 65520.0), (-np.inf, 1.0)])
+def test_bounds_past_float16_are_refused(lower, upper, lazy):
+    bounds = [(0.0, 32.0), (lower, upper)]
+    layers = [SparseLayer.from_matrix(np.eye(8), lower=low, upper=high) for low, high in bounds]
+    network = SparseNetwork(LazyLayers(lambda k: layers[k], (8, 8, 8), 16) if lazy else layers)
+    for fold in (True, False):
+        with pytest.raises(InputError, match=r"between -65504 and 65504, got .* in layer 2. Give it such bounds"):
+            CudaEngine().prepare(network, rows=3, options=Options(dtype="float16", fold=fold))
+    CudaEngine().prepare(network, rows=3).close()
+
+
+def test_features_past_float16_are_refused():
+    network = SparseNetwork([SparseLayer.from_matrix(np.eye(8) * 1e6, upper=32.0)])
+    plan = CudaEngine().prepare(network, rows=3, options=Options(dtype="float16"))
+    for dtype in (np.float32, np.float64):
+        with pytest.raises(InputError, match="features that float16 holds, up to 65504, got 70000"):
+            plan.load(Features.from_dense(np.full((3, 8), 70000.0, dtype)))
+    assert plan.run(Features.from_dense(np.full((3, 8), 65504.0)), values=True).to_dense().tolist() == [[32.0] * 8] * 3
+
+
+def test_values_that_float16_rounds_to_zero_are_dead():
+    network = SparseNetwork([SparseLayer.from_matrix(np.eye(40) * 2.0**-26, upper=1.0)] * 2)
+    x = np.eye(40, dtype=np.float32)
+    options, features = Options(dtype="float16"), Features.from_dense(x)
+    result = CudaEngine().prepare(network, rows=40, options=options).run(features, values=True)
+    assert not result.to_dense().any()
+    assert result.positive.size == 0
+    smallest = SparseNetwork([SparseLayer.from_matrix(np.eye(40) * 2.0**-24, upper=1.0)])
+    result = CudaEngine().prepare(smallest, rows=40, options=options).run(features, values=True)
+    np.testing.assert_array_equal(result.to_dense(), np.eye(40) * 2.0**-24)
+
+
+def test_a_challenge_in_float16_counts_the_categories_that_change():
+    images, labels = digits(300)
+    pixels = np.pad(images > 100, ((0, 0), (2, 2), (2, 2))).reshape(300, 1024)
+    inputs = Inputs(Features.from_bool(pixels, labels=labels), "digits", 0.1)
+    instance = Instance(1024, 8)
+    run = run_instance(instance, inputs, engine="cuda", options=Options(dtype="float16"), repeat=1)
+    truth = ScipyEngine().prepare(instance.network(), rows=300).run(inputs.features).categories
+    kept = record.record_of(run)
+    assert kept["plan"]["dtype"] == "float16"
+    assert run.verification.method.startswith("float32 run, held against float64 reference")
+    assert run.verification.missing == tuple(np.setdiff1d(truth, run.categories))
+    assert run.verification.extra == tuple(np.setdiff1d(run.categories, truth))
+    assert kept["verified"] == (kept["categories_missing"] + kept["categories_extra"] == 0)
+    assert 0 < len(truth) < 300
+
+
+def test_infer_in_float16(tmp_path, capsys):
+    random = np.random.default_rng(3)
+    network, features = bounded(dense(random), 16), features_of("dense", 100, random)
+    save_network(network, tmp_path / "network.safetensors")
+    save_features(features, tmp_path / "rows.safetensors")
+    files = [str(tmp_path / name) for name in ("network.safetensors", "rows.safetensors", "out.npy")]
+    assert cli.run(["infer", *files[:2], "--engine", "cuda", "--dtype", "float16", "--output", files[2], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dtype"] == "float16"
+    want = rounded_reference(network, features.to_dense(np.float64))
+    np.testing.assert_allclose(load_features(files[2]).to_dense(), want, rtol=0.002, atol=0.002)
+    assert cli.run(["infer", *files[:2], "--engine", "cuda", "--dtype", "float16", "--upper", "inf"]) == 1
+    assert "in layer 1. Give it such bounds (--lower, --upper)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("regime", ["stages", "layers"])

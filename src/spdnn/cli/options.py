@@ -46,7 +46,9 @@ Variant = Annotated[str | None, typer.Option(help="Which of the engine's variant
 Merge = Annotated[bool, typer.Option("--merge/--no-merge", help="Compute rows that have become equal once.")]
 Compact = Annotated[bool, typer.Option("--compact/--no-compact", help="Drop rows that have become all zero.")]
 Fold = Annotated[bool, typer.Option("--fold/--no-fold", help="Compute neurons equal by construction once.")]
-Dtype = Annotated[str, typer.Option(metavar="float32|float64", help="Arithmetic.")]
+Dtype = Annotated[
+    str, typer.Option(metavar="float32|float64|float16", help="Arithmetic; float16: activations are stored as such.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
 Device = Annotated[str | None, typer.Option(help="Device number or name.", show_default="the first")]
 MemoryLimit = Annotated[

@@ -71,6 +71,12 @@ def _facts(run: Run) -> Table:
     device = run.plan.get("peak_device_bytes")
     on_device = f", {c.size(device)} on the device" if device else ""
     table.add_row("peak memory", f"{c.size(run.peak_memory_bytes)}{on_device}")
+    found = run.verification
+    if found and run.options.dtype == "float16":
+        changed = len(found.missing) + len(found.extra)
+        table.add_row(
+            "float16", f"changes {changed} categories: {len(found.missing)} missing, {len(found.extra)} extra"
+        )
     return table
 
 

@@ -10,7 +10,8 @@ from . import loader
 
 
 class CudaEngine(Engine):
-    """float32 on NVIDIA GPUs of compute capability 8.0 and later.
+    """NVIDIA GPUs of compute capability 8.0 and later, in float32. In float16 activations are stored as such, rounded
+    once a layer; weights and sums are float32 still.
 
     Variant ``"groups"`` computes outputs that read the same inputs together, where the pattern has such;
     ``"general"`` computes every output by itself. Options.merge and fold are switches of their own.
@@ -21,6 +22,7 @@ class CudaEngine(Engine):
     device = "gpu"
     requires = "cuda13"
     priority = 100
+    dtypes = ("float32", "float16")
     switches = ("compact", "merge", "fold")
     regime: str | None = None
     """Forces how rows are run (`plan.REGIMES`); for tests and measurements."""

@@ -19,6 +19,8 @@ from ...network import SparseLayer
 MOST_INPUTS, MOST_ENTRIES, MOST_WEIGHTS = 96, 2560, 2560
 """Of a chunk: so that two blocks of a multiprocessor of 228 KiB have one each in shared memory, for 256 rows."""
 MOST_OUTPUTS = 80
+MOST_PLACES = 256
+"""For the outputs of a chunk's units, padding included: a lane each, in the at least 8 warps of a block."""
 LEAST_REUSE = 3.0
 """A layer has chunks where an input brought in serves at least that many weights on average."""
 STEP = 8
@@ -70,8 +72,8 @@ def chunk_layer(layer: SparseLayer, g: int = 1) -> Chunks | None:
     begin, size = _pieces(groups.starts, max(g, 16))
     heads, units = groups.order[begin], -(-size // g)
     entries = -(-layer.fan_in[heads] // STEP) * STEP * units
-    limits = np.array([MOST_INPUTS, MOST_OUTPUTS, MOST_ENTRIES, MOST_WEIGHTS // g])
-    needs = np.stack([size, entries, entries], axis=1)
+    limits = np.array([MOST_INPUTS, MOST_OUTPUTS, MOST_ENTRIES, MOST_WEIGHTS // g, MOST_PLACES])
+    needs = np.stack([size, entries, entries, units * g], axis=1)
     most = layer.nnz / LEAST_REUSE
     order, chunk_start, total = _assign(layer.indptr, layer.indices, heads, needs, layer.inputs, limits, _SCAN, most)
     if total > most:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import memory
 from ...ahead import map_ahead
-from ...errors import MemoryLimitError
+from ...errors import InputError, MemoryLimitError
 from ...fold import Folded, folded_layers, multiplicity
 from ...groups import input_groups
 from ...machine import usable_cores
@@ -321,6 +321,7 @@ class PackedNetwork:
     widths : neurons per level as computed (folded). copies : int64 (outputs computed,), how many original outputs
     each stands for, and expand : which computed output each original one is; None where nothing was folded.
     chunked : layers are cut into chunks where that pays. ready : the network folded already, where memory held it.
+    dtype : of activations as they are stored, which bounds have to fit (InputError); weights are float32 in any case.
     """
 
     network: SparseNetwork
@@ -337,6 +338,7 @@ class PackedNetwork:
     streamed: bool = False
     chunked: bool = False
     ready: Folded | None = None
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         self._xp = importlib.import_module("cupy")
@@ -354,6 +356,8 @@ class PackedNetwork:
         total, host = 0, memory.available() // 2
         held: list[HeldLayer] | None = []
         for k, layer, form in self._layers():
+            if self.dtype == "float16":
+                _expect_storable(k, layer)
             packed = self._pack(k, layer, form)
             if k in (0, len(self.network) // 2, len(self.network) - 1):
                 self.samples.append(layer)
@@ -498,3 +502,13 @@ class PackedNetwork:
             self._resident[k] = self._pack(k, layer, form)
         self._write_table(first, [self._resident[k] for k in range(first, last)])
         self._xp.cuda.Device().synchronize()
+
+
+def _expect_storable(k: int, layer: SparseLayer) -> None:
+    """Raise InputError where layer k may give values that float16 doesn't hold."""
+    most = float(np.finfo(np.float16).max)
+    if not -most <= layer.lower <= layer.upper <= most:
+        raise InputError(
+            f"Expected activation bounds that float16 holds, between -65504 and 65504, got {layer.lower:g} and "
+            f"{layer.upper:g} in layer {k + 1}. Give it such bounds (--lower, --upper), or use float32."
+        )

@@ -26,7 +26,10 @@ FAN_IN_PER_ROW = 2
 
 
 class CudaPlan(Plan):
-    """`regime` (one of REGIMES) forces how rows are run; by default stages wherever a tile fits."""
+    """`regime` (one of REGIMES) forces how rows are run; by default stages wherever a tile fits.
+
+    In float16 it's layers always.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class CudaPlan(Plan):
             self._device = self._xp.cuda.Device(int(device))
         except (ValueError, TypeError):
             raise InputError(f"Expected a GPU's number as device, got {options.device!r}.") from None
-        self._forced = regime
+        self._forced = "layers" if options.dtype == "float16" else regime
         self._runners: dict[Any, Any] = {}
         with self._device:
             self._stream = self._xp.cuda.Stream(non_blocking=True)
@@ -57,18 +60,18 @@ class CudaPlan(Plan):
         """In the form that the regime wants; which one that is shows only after folding."""
         network, options = self.network, self.options
         shape = (options.variant == "groups", options.fold, self._weights_room())
+        stored: dict[str, Any] = {"dtype": options.dtype}
         if not options.fold:
-            return PackedNetwork(
-                network, *shape, chunked=self._regime(network.widths, network.layers, 1)[0] == "layers"
-            )
+            chunked = self._regime(network.widths, network.layers, 1)[0] == "layers"
+            return PackedNetwork(network, *shape, chunked=chunked, **stored)
         ready = fold_within(network, memory.available() // 4, threads=WORKERS)
         if ready is not None:
             chunked = self._regime(ready.network.widths, ready.network.layers, 1)[0] == "layers"
-            return PackedNetwork(network, *shape, chunked=chunked, ready=ready)
-        packed = PackedNetwork(network, *shape)
+            return PackedNetwork(network, *shape, chunked=chunked, ready=ready, **stored)
+        packed = PackedNetwork(network, *shape, **stored)
         if self._way("bits", packed)[0] == "layers":
             packed.release()
-            packed = PackedNetwork(network, *shape, chunked=True)
+            packed = PackedNetwork(network, *shape, chunked=True, **stored)
         return packed
 
     def _room(self) -> int:
@@ -93,6 +96,8 @@ class CudaPlan(Plan):
             "format": "units of up to 8 outputs" if any(g > 1 for _, g, _ in packed.units_of) else "ell/csr",
             "variant": self.options.variant,
             "regime": regime,
+            "dtype": packed.dtype,
+            "activation_bytes": np.dtype(packed.dtype).itemsize,
             "index_bits": 32 if packed.wide else 16,
             "neurons": sum(self.network.widths[1:]),
             "neurons_computed": outputs,
@@ -176,9 +181,9 @@ class CudaPlan(Plan):
 
     def _row_tile(self, rows: int, kind: str, columns: int) -> tuple[int, int]:
         """How many of the rows to run at a time, and the bytes that takes: more than are left where few don't fit."""
-        per_row = columns // 8 + 8 if kind == "bits" else columns * 4
+        per_row = columns // 8 + 8 if kind == "bits" else columns * np.dtype(self._packed.dtype).itemsize
         need = StageRunner.bytes_for if self._way(kind)[0] == "stages" else StreamRunner.bytes_for
-        step = streaming.TILE * 8
+        step = streaming.tile_rows(self._packed.dtype) * 8
         tile = rows
         while tile > step and need(self._packed, tile) + per_row * tile * 2 > self._work_limit:
             tile = -(-tile // 2 // step) * step
@@ -210,11 +215,11 @@ class CudaPlan(Plan):
         xp, u32, u64 = self._xp, np.uint32, np.uint64
         columns = part.columns
         index = {"INDEX": "u32" if self._packed.wide else "u16"}
-        tile_rows = shape.rows if regime == "stages" else streaming.TILE
+        tile_rows = shape.rows if regime == "stages" else streaming.tile_rows(self._packed.dtype)
         tiles = -(-max(1, part.rows) // tile_rows)
         if kind == "bits":
             words = xp.asarray(part.to_bits())
-            stride = stages.bit_stride(columns, tile_rows) if regime == "stages" else streaming.bit_stride(columns)
+            stride = (stages if regime == "stages" else streaming).bit_stride(columns, tile_rows)
             out = xp.zeros(max(16, tiles * stride), xp.uint8)
             if out.size and words.size:
                 kernel = loader.load(stages.PACKAGE, "bits", index).get_function("tile_bits")
@@ -226,13 +231,14 @@ class CudaPlan(Plan):
         elif regime == "stages":
             out = xp.asarray(np.ascontiguousarray(part.to_dense(np.float32)))
         else:
-            out = xp.zeros(max(1, tiles * columns * streaming.TILE), xp.float32)
-            kernel = loader.load(stages.PACKAGE, "tiles", index).get_function("tile_rows")
-            step = streaming.TILE * max(1, (1 << 26) // (streaming.TILE * max(1, columns)))
+            out = xp.zeros(max(1, tiles * columns * tile_rows), self._packed.dtype)
+            tiling = loader.load(stages.PACKAGE, "tiles", streaming.definitions(self._packed))
+            kernel = tiling.get_function("tile_rows")
+            step = tile_rows * max(1, (1 << 26) // (tile_rows * max(1, columns)))
             for start in range(0, part.rows, step):
                 block = xp.asarray(np.ascontiguousarray(part[start : start + step].to_dense(np.float32)))
-                values = -(-len(block) // streaming.TILE) * streaming.TILE * columns
-                stride = u64(columns * streaming.TILE)
+                values = -(-len(block) // tile_rows) * tile_rows * columns
+                stride = u64(columns * tile_rows)
                 arguments = (block, u32(len(block)), u32(start), u32(columns), out, stride, u64(values))
                 if values:
                     kernel((4096,), (256,), arguments)
@@ -353,8 +359,10 @@ class CudaPlan(Plan):
     def _layer_bytes(self, k: int, computed: int, features: tuple[str, Any]) -> int:
         """`least_bytes` of layer k; bit-packed features stay so in the first one."""
         packed = self._packed
-        a, b = packed.widths[k : k + 2]
-        return least_bytes(computed, a / 8 if k == 0 and features[0] == "bits" else 4 * a, 4 * b, packed.layer_bytes[k])
+        read, written = (width * np.dtype(packed.dtype).itemsize for width in packed.widths[k : k + 2])
+        if k == 0 and features[0] == "bits":
+            read = packed.widths[0] / 8
+        return least_bytes(computed, read, written, packed.layer_bytes[k])
 
     def close(self) -> None:
         self._runners.clear()

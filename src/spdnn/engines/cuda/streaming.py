@@ -1,4 +1,4 @@
-"""One layer at a time over neuron-major tiles of 128 rows in device memory (`staged.cu`, `stream.cu`, `tiles.cu`).
+"""One layer at a time over neuron-major tiles of rows in device memory (`staged.cu`, `stream.cu`, `tiles.cu`).
 
 For layers too wide to keep enough rows in shared memory. After each of the first layers, and from time to time
 later on, the rows that live (and differ) are numbered; the next layer reads just those. All numbers of rows stay on
@@ -16,10 +16,11 @@ from .chunks import MOST_ENTRIES, MOST_INPUTS, MOST_WEIGHTS
 from .pack import PackedNetwork
 
 PACKAGE = "spdnn.engines.cuda"
-TILE = 128
+NEURON_BYTES = 512
+"""A tile's values of a neuron: 128 of float32, 256 of float16."""
 WARPS = 8
-STAGED_WARPS = {1: 20, 8: 10}
-"""Of a block of `staged`, by the outputs of a unit."""
+STAGED_WARPS = {(1, "float32"): 20, (8, "float32"): 10, (1, "float16"): 20, (8, "float16"): 8}
+"""Of a block of `staged`, by the outputs of a unit and the type of values; see `chunks.MOST_PLACES`."""
 EARLY = 16
 """After each of this many first layers rows are numbered, later on every LATER layers."""
 LATER = 16
@@ -27,9 +28,19 @@ SLICES = 32
 """Parts of a row that are added up apart in the final sums."""
 
 
-def bit_stride(columns: int) -> int:
-    """Bytes of a tile of bit-packed rows."""
-    return columns * TILE // 8
+def tile_rows(dtype: str) -> int:
+    """Rows of a tile of values of that type."""
+    return NEURON_BYTES // np.dtype(dtype).itemsize
+
+
+def bit_stride(columns: int, rows: int) -> int:
+    """Bytes of a tile of so many bit-packed rows."""
+    return columns * rows // 8
+
+
+def definitions(packed: PackedNetwork) -> dict[str, Any]:
+    """Of kernels that read and write a network's activations."""
+    return {"INDEX": "u32" if packed.wide else "u16"} | ({"HALF": 1} if packed.dtype == "float16" else {})
 
 
 class StreamRunner:
@@ -37,17 +48,17 @@ class StreamRunner:
 
     def __init__(self, xp: Any, packed: PackedNetwork, capacity: int):
         self._xp, self._packed = xp, packed
-        index = {"INDEX": "u32" if packed.wide else "u16"}
+        index, self._dtype, self._tile = definitions(packed), np.dtype(packed.dtype), tile_rows(packed.dtype)
         group = max(g for _, g, _ in packed.units_of)
         self._stream = loader.load(PACKAGE, "stream", {"GROUP": group, **index}).get_function("stream")
         device = xp.cuda.Device().attributes
-        stage = (MOST_INPUTS + 1) * 2 * TILE * 4 + MOST_WEIGHTS * 4 + MOST_ENTRIES
+        stage = (MOST_INPUTS + 1) * 2 * NEURON_BYTES + MOST_WEIGHTS * 4 + MOST_ENTRIES
         stages = 2 if 2 * stage <= device["MaxSharedMemoryPerBlockOptin"] else 1
         self._shared = stages * stage
         sizes = {"SLOTS": MOST_INPUTS, "WEIGHTS": MOST_WEIGHTS, "STAGES": stages}
         self._staged = {}
         for g in {g for (_, g, _), chunked in zip(packed.units_of, packed.chunks_of, strict=True) if chunked}:
-            defines = {"GROUP": g, "WARPS": STAGED_WARPS[g], **sizes, **index}
+            defines = {"GROUP": g, "WARPS": STAGED_WARPS[g, packed.dtype], **sizes, **index}
             for together in (False, True):
                 module = loader.load(PACKAGE, "staged", defines, cooperative=together)
                 self._staged[g, together] = module.get_function("staged")
@@ -59,9 +70,9 @@ class StreamRunner:
         self._everyone, self._follow, self._positive = map(settle.get_function, ("everyone", "follow", "positive"))
         self._sms = device["MultiProcessorCount"]
         self._width = max(packed.widths[1:])
-        self._stride = self._width * TILE  # floats of a tile
-        n = self._capacity = -(-max(1, capacity) // TILE) * TILE
-        self._buffers = [xp.empty(n // TILE * self._stride, xp.float32) for _ in range(2)]
+        self._stride = self._width * self._tile  # values of a tile
+        n = self._capacity = -(-max(1, capacity) // self._tile) * self._tile
+        self._buffers = [xp.empty(n // self._tile * self._stride, self._dtype) for _ in range(2)]
         self._keep, self._differs = xp.zeros(n, xp.uint8), xp.zeros(n, xp.uint8)
         self._hashes = xp.zeros(n, xp.uint64)
         self._same, self._list, self._slot = (xp.empty(n, xp.uint32) for _ in range(3))
@@ -78,7 +89,8 @@ class StreamRunner:
     @staticmethod
     def bytes_for(packed: PackedNetwork, rows: int) -> int:
         """Device bytes of the working arrays for that many rows, about."""
-        return -(-rows // TILE) * TILE * (2 * 4 * max(packed.widths[1:]) + 64 + 8 * SLICES)
+        tile, nbytes = tile_rows(packed.dtype), np.dtype(packed.dtype).itemsize
+        return -(-rows // tile) * tile * (2 * nbytes * max(packed.widths[1:]) + 64 + 8 * SLICES)
 
     def start(self, rows: int, features: Any) -> None:
         """Before the first step: every row stands for itself. `features` is (kind, array)."""
@@ -89,7 +101,8 @@ class StreamRunner:
         self._everyone((self._sms,), (256,), (self.owner, np.uint32(rows), self._counts[0]))
         kind, array = features
         columns = self._packed.widths[0]
-        self._input = (array, bit_stride(columns) if kind == "bits" else columns * TILE * 4, kind == "bits")
+        stride = bit_stride(columns, self._tile) if kind == "bits" else columns * NEURON_BYTES
+        self._input = (array, stride, kind == "bits")
         self._next, self._numbered, self._listed = 0, 0, False
 
     @staticmethod
@@ -129,7 +142,8 @@ class StreamRunner:
                 u64(self._stride), keep, count, *rows, self._arrived, u32(self._met),
             )  # fmt: skip
             kernel = self._staged[g, layers > 1]
-            kernel((self._sms,), (STAGED_WARPS[g] * 32,), arguments, shared_mem=self._shared)
+            warps = STAGED_WARPS[g, packed.dtype]
+            kernel((self._sms,), (warps * 32,), arguments, shared_mem=self._shared)
             self._met += (layers - 1) * self._sms
             out = (out, other)[(layers - 1) % 2]
             self._next ^= layers % 2
@@ -139,7 +153,7 @@ class StreamRunner:
             arguments = (packed.table, u32(first), per_warp, array, u64(stride), u32(is_bits), *target)
             self._stream((16 * self._sms,), (WARPS * 32,), arguments)
             self._next ^= 1
-        self._input, self._listed = (out, self._stride * 4, False), False
+        self._input, self._listed = (out, self._width * NEURON_BYTES, False), False
         self._depth_width = packed.widths[last]
         if number:
             self._number(packed.widths[last], originals, merge=merge, drop=drop)
@@ -152,7 +166,7 @@ class StreamRunner:
         stride, out = np.uint64(self._stride), self._buffers[self._next]
         moved = (self._input[0], stride, out, stride, np.uint32(width), self._list, self._counts[self._numbered, 1:])
         self._kernel["gather_rows"]((8 * self._sms,), (256,), (*moved, self._count()))
-        self._input, self._next, self._listed = (out, self._stride * 4, False), self._next ^ 1, False
+        self._input, self._next, self._listed = (out, self._width * NEURON_BYTES, False), self._next ^ 1, False
 
     def _number(self, width: int, originals: int, *, merge: bool, drop: bool) -> None:
         """List the rows that stay after a layer of that width."""
@@ -165,7 +179,7 @@ class StreamRunner:
         if merge:
             self._hashes.data.memset_async(0, self._hashes.nbytes)
             self._differs.data.memset_async(0, self._differs.nbytes)
-            grid, per_tile = (8 * self._sms,), (TILE,)
+            grid, per_tile = (8 * self._sms,), (self._tile,)
             kernel["hash_rows"](grid, per_tile, (source, stride, u32(width), count, self._hashes))
             table = (self._table, u32(self._table.size - 1), u32(self._numbered + 1))
             kernel["match"](grid, per_tile, (self._hashes, self._keep, count, *table, self._same))
@@ -188,7 +202,7 @@ class StreamRunner:
         copies = u64(0) if self._copies is None else self._copies
         count, slices = self._count(), (u32(SLICES), u64(self._capacity), self._sums)
         arguments = (self._input[0], u64(self._stride), u32(width), copies, count, *slices)
-        self._kernel["slice_sums"]((8 * self._sms,), (TILE,), arguments)
+        self._kernel["slice_sums"]((8 * self._sms,), (self._tile,), arguments)
         self._kernel["add_slices"]((self._sms,), (256,), (count, *slices))
         self._positive((self._sms,), (256,), (self.owner, u32(originals), self._sums, self._flag))
         runtime = self._xp.cuda.runtime
@@ -204,9 +218,9 @@ class StreamRunner:
         xp, count = self._xp, int(self._counts[max(0, self._numbered - self._listed), 0])
         owner = self.owner[:originals]
         owner = owner[owner != 0xFFFFFFFF].astype(xp.int64)
-        tiles = -(-count // TILE)
-        values = self._input[0].reshape(-1, self._stride)[:tiles, : self._depth_width * TILE]
-        living = (values.reshape(tiles, self._depth_width, TILE) != 0).any(axis=1).reshape(-1)
+        tiles = -(-count // self._tile)
+        values = self._input[0].reshape(-1, self._stride)[:tiles, : self._depth_width * self._tile]
+        living = (values.reshape(tiles, self._depth_width, self._tile) != 0).any(axis=1).reshape(-1)
         return int(living[self._list[owner].astype(xp.int64) if self._listed else owner].sum())
 
     def computed_next(self) -> int:
@@ -218,12 +232,12 @@ class StreamRunner:
         owner = self.owner[:originals].get()
         live = np.flatnonzero(owner != 0xFFFFFFFF)
         width, rows = self._packed.widths[-1], self.computed_next()
-        tiles = -(-rows // TILE)
+        tiles = -(-rows // self._tile)
         if rows == 0:
             return live, np.zeros((0, width), np.float32)
-        kept = self._input[0].reshape(-1, self._stride)[:tiles, : width * TILE].reshape(tiles, width, TILE)
-        dense = kept.transpose(0, 2, 1).reshape(tiles * TILE, width).get()
-        return live, dense[owner[live].astype(np.int64)]
+        kept = self._input[0].reshape(-1, self._stride)[:tiles, : width * self._tile].reshape(tiles, width, self._tile)
+        dense = kept.transpose(0, 2, 1).reshape(tiles * self._tile, width).get()
+        return live, dense[owner[live].astype(np.int64)].astype(np.float32, copy=False)
 
 
 def checked(k: int, depth: int) -> bool:

@@ -1,19 +1,19 @@
-// Layers over tiles of 128 rows (neuron-major within a tile), chunk by chunk (`chunks.py`): a block brings the inputs
-// and the entries of a chunk into shared memory and computes all outputs of the chunk from there, while the next chunk
-// is on its way. Between two layers all blocks wait for each other; what doesn't depend on activations is sent for
-// before.
+// Layers over tiles of 128 rows, 256 of fp16 (neuron-major within a tile), chunk by chunk (`chunks.py`): a block brings
+// the inputs and the entries of a chunk into shared memory and computes all outputs of the chunk from there, while the
+// next chunk is on its way. Between two layers all blocks wait for each other; what doesn't depend on activations is
+// sent for before.
 //
-// A warp computes a unit of G outputs for two tiles at a time, a lane four rows of each: what a load of indices and
+// A warp computes a unit of G outputs for two tiles at a time, a lane four or eight rows of each: what a load of indices and
 // weights costs, the same as one of activations, is shared by more of those.
 //
 // Definitions: GROUP (1 or 8), WARPS of a block, SLOTS and WEIGHTS, the most inputs and weights of a chunk, and STAGES,
-// the chunks there is room for: with 1, nothing is on its way while a chunk is computed.
-#include "common.cuh"
+// the chunks there is room for: with 1, nothing is on its way while a chunk is computed; HALF, for activations of fp16.
+#include "values.cuh"
 
-constexpr int TILE = 128;
 constexpr int STEP = 8;  // entries of a unit are a multiple of this
 constexpr int PAIR = 2;  // tiles at a time
-constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * 4;
+constexpr int WORDS_OF_BITS = TILE / 32;  // of a slot and tile
+constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * sizeof(Value);
 constexpr u32 STAGE_BYTES = SLOT_BYTES + WEIGHTS * 4 + WEIGHTS;
 
 #ifndef EMULATED
@@ -94,16 +94,53 @@ __device__ __forceinline__ void send_entries(const Chunked& layer, u32 head, u8*
   copy_all(stage + SLOT_BYTES + WEIGHTS * 4, layer.local + entry0, entries);
 }
 
-// Sends for the inputs of a chunk, to the same stage. Bits stay bits there, 16 bytes a slot and tile.
+// Sends for the inputs of listed rows of a tile, or where they are of two bytes, which no asynchronous copy is, brings
+// them in.
+__device__ __forceinline__ void send_listed(const Source& source, const Order& order, u32 t, u32 inputs, u8* stage) {
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const Value* from[LANE];
+#ifdef HALF
+#pragma unroll
+  for (int q = 0; q < LANE; q++) {  // the rows lane · 2, lane · 2 + 1, both 64 further on, …
+    const u32 row = order.row[t * TILE + q / 2 * 64 + lane * 2 + q % 2];
+    from[q] = (const Value*)(source.in + row / TILE * source.stride) + row % TILE;
+  }
+#pragma unroll 2
+  for (u32 slot = warp; slot < inputs; slot += WARPS) {
+    const u64 at = (u64)order.input[slot] * TILE;
+    u32* to = (u32*)stage + (slot * PAIR + t) * (TILE / 2) + lane;
+    Value x[LANE];
+#pragma unroll
+    for (int q = 0; q < LANE; q++) x[q] = from[q][at];
+#pragma unroll
+    for (int q = 0; q < LANE; q += 2) to[q * 16] = x[q] | (u32)x[q + 1] << 16;
+  }
+#else
+#pragma unroll
+  for (int q = 0; q < LANE; q++) {
+    const u32 row = order.row[t * TILE + q * 32 + lane];
+    from[q] = (const Value*)(source.in + row / TILE * source.stride) + row % TILE;
+  }
+  for (u32 slot = warp; slot < inputs; slot += WARPS) {
+    const u64 at = (u64)order.input[slot] * TILE;
+    float* to = (float*)stage + (slot * PAIR + t) * TILE + lane;
+#pragma unroll
+    for (int q = 0; q < LANE; q++) copy_async_4(to + q * 32, from[q] + at);
+  }
+#endif
+}
+
+// Sends for the inputs of a chunk, to the same stage. Bits stay bits there, a bit a row of a slot and tile.
 __device__ __forceinline__ void send_inputs(const Source& source, const Item& item, u32 head, const Order& order,
                                             u8* stage) {
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, inputs = word(head, INPUTS);
   if (source.is_bits) {
-    if (threadIdx.x < PAIR * 4) ((u32*)stage)[inputs * PAIR * 4 + threadIdx.x] = 0;
-    for (u32 i = threadIdx.x; i < inputs * item.tiles; i += WARPS * 32) {
-      const u32 slot = i / item.tiles, t = i % item.tiles;
-      const u8* from = source.in + (item.tile0 + t) * source.stride + (u64)order.input[slot] * 16;
-      copy_async_16(stage + (slot * PAIR + t) * 16, from);
+    constexpr int PIECES = TILE / 128;  // of 16 bytes, of a slot and tile
+    if (threadIdx.x < PAIR * WORDS_OF_BITS) ((u32*)stage)[inputs * PAIR * WORDS_OF_BITS + threadIdx.x] = 0;
+    for (u32 i = threadIdx.x; i < inputs * item.tiles * PIECES; i += WARPS * 32) {
+      const u32 slot = i / PIECES / item.tiles, t = i / PIECES % item.tiles, piece = i % PIECES;
+      const u8* from = source.in + (item.tile0 + t) * source.stride + (u64)order.input[slot] * (TILE / 8);
+      copy_async_16(stage + (slot * PAIR + t) * (TILE / 8) + piece * 16, from + piece * 16);
     }
     return;
   }
@@ -111,20 +148,9 @@ __device__ __forceinline__ void send_inputs(const Source& source, const Item& it
   if (warp < PAIR) slots[(inputs * PAIR + warp) * 32 + lane] = make_float4(0, 0, 0, 0);
   for (u32 t = 0; t < item.tiles; t++) {
     if (source.list) {
-      const float* from[4];
-#pragma unroll
-      for (int q = 0; q < 4; q++) {
-        const u32 row = order.row[t * TILE + q * 32 + lane];
-        from[q] = (const float*)(source.in + row / TILE * source.stride) + row % TILE;
-      }
-      for (u32 slot = warp; slot < inputs; slot += WARPS) {
-        const u64 at = (u64)order.input[slot] * TILE;
-        float* to = (float*)(slots + (slot * PAIR + t) * 32) + lane;
-#pragma unroll
-        for (int q = 0; q < 4; q++) copy_async_4(to + q * 32, from[q] + at);
-      }
+      send_listed(source, order, t, inputs, stage);
     } else {
-      const float* from = (const float*)(source.in + (item.tile0 + t) * source.stride) + lane * 4;
+      const Value* from = (const Value*)(source.in + (item.tile0 + t) * source.stride) + lane * LANE;
       for (u32 slot = warp; slot < inputs; slot += WARPS)
         copy_async_16(slots + (slot * PAIR + t) * 32 + lane, from + (u64)order.input[slot] * TILE);
     }
@@ -137,7 +163,7 @@ __device__ __forceinline__ u32 slot_of(uint2 local, int n) { return (n < 4 ? loc
 template <int TILES, bool BITS, bool CODED>
 struct Some {
   static constexpr int MANY = GROUP > 1 ? 1 : 2;
-  float4 x[BITS ? 1 : MANY][TILES];
+  Packed x[BITS ? 1 : MANY][TILES];
   u32 bits[BITS ? MANY : 1][TILES];
   float w[MANY * GROUP];
 
@@ -148,9 +174,9 @@ struct Some {
 #pragma unroll
       for (int t = 0; t < TILES; t++) {
         if constexpr (BITS)
-          bits[n][t] = ((const u32*)mine)[slot_of(local, first + n) * (PAIR * 4) + t * 4];
+          bits[n][t] = ((const u32*)mine)[(slot_of(local, first + n) * PAIR + t) * WORDS_OF_BITS];
         else
-          x[n][t] = ((const float4*)mine)[slot_of(local, first + n) * (PAIR * 32) + t * 32];
+          x[n][t] = ((const Packed*)mine)[slot_of(local, first + n) * (PAIR * 32) + t * 32];
       }
     }
     const u32 at = (k + first) * GROUP;
@@ -187,23 +213,29 @@ struct Some {
     }
   }
 
-  __device__ __forceinline__ void add(float4 (&sum)[GROUP][TILES]) const {
+  __device__ __forceinline__ void add(Rows (&sum)[GROUP][TILES]) const {
 #pragma unroll
     for (int n = 0; n < MANY; n++) {
 #pragma unroll
-      for (int g = 0; g < GROUP; g++) {
+      for (int t = 0; t < TILES; t++) {
+        if constexpr (BITS) {
+          const u32 field = bits[n][t] >> threadIdx.x * LANE % 32;
 #pragma unroll
-        for (int t = 0; t < TILES; t++) {
-          if constexpr (BITS) {
-            const u32 field = bits[n][t] >> threadIdx.x % 8 * 4;
+          for (int g = 0; g < GROUP; g++) {
             const float value = w[n * GROUP + g];
-            if (field & 1) sum[g][t].x += value;
-            if (field & 2) sum[g][t].y += value;
-            if (field & 4) sum[g][t].z += value;
-            if (field & 8) sum[g][t].w += value;
-          } else {
-            multiply_add(sum[g][t], w[n * GROUP + g], x[n][t]);
+#pragma unroll
+            for (int i = 0; i < FOURS; i++) {
+              float4& four = sum[g][t].four[i];
+              if (field >> 4 * i & 1) four.x += value;
+              if (field >> 4 * i & 2) four.y += value;
+              if (field >> 4 * i & 4) four.z += value;
+              if (field >> 4 * i & 8) four.w += value;
+            }
           }
+        } else {
+          const Rows values = unpack(x[n][t]);
+#pragma unroll
+          for (int g = 0; g < GROUP; g++) multiply_add(sum[g][t], w[n * GROUP + g], values);
         }
       }
     }
@@ -225,16 +257,15 @@ struct Share {
   }
 };
 
-// The units of a warp for TILES tiles from a stage, to `to`. Sets a byte of `any` for each of the lane's rows that has
-// a value.
+// The units of a warp for TILES tiles from a stage, to `to`. `seen`: the lane's rows of each tile that have a value.
 template <int TILES, bool BITS, bool CODED>
-__device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* stage, float* to,
-                                        u64 out_stride, u32 (&any)[PAIR]) {
+__device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* stage, Value* to,
+                                        u64 out_stride, Seen (&seen)[PAIR]) {
   using Part = Some<TILES, BITS, CODED>;
   const u32 lane = threadIdx.x % 32;
   const u8* weights = stage + SLOT_BYTES;
   const u8* locals = stage + SLOT_BYTES + WEIGHTS * 4;
-  const u8* mine = stage + (BITS ? lane / 8 * 4 : lane * 16);
+  const u8* mine = stage + (BITS ? lane * LANE / 32 * 4 : lane * 16);
   u32 k = __shfl_sync(NONE, share.start, 0), stop = __shfl_sync(NONE, share.start, 1), unit = 0;
   const u32 end = __shfl_sync(NONE, share.start, share.units);
   // loads run ahead of the sums: of values by a part, of the slots they are in by a step
@@ -244,7 +275,7 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
     local = *(const uint2*)(locals + k);
     part.load(local, weights, k, 0, mine);
   }
-  float4 sum[GROUP][TILES] = {};
+  Rows sum[GROUP][TILES] = {};
   while (unit < share.units) {
     if (k < stop) {
       const u32 after = min(k + STEP, end - STEP);
@@ -269,13 +300,13 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
       if (GROUP == 1 || neuron != NONE) {
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
-          const float4 y = activate(sum[g][t], b, layer);
-          any[t] |= alive_bits(y, 8);
-          *(float4*)(to + t * out_stride + (u64)neuron * TILE) = y;
+          const Packed y = pack(activate(sum[g][t], b, layer));
+          seen[t] |= Seen(y);
+          *(Packed*)(to + t * out_stride + (u64)neuron * TILE) = y;
         }
       }
 #pragma unroll
-      for (int t = 0; t < TILES; t++) sum[g][t] = make_float4(0, 0, 0, 0);
+      for (int t = 0; t < TILES; t++) sum[g][t] = Rows();
     }
     unit++;
     stop = __shfl_sync(NONE, share.start, min(unit + 1, share.units));
@@ -284,15 +315,15 @@ __device__ __forceinline__ void compute(const Chunked& layer, const Share& share
 
 template <int TILES>
 __device__ __forceinline__ void compute(const Chunked& layer, bool is_bits, const Share& share, const u8* stage,
-                                        float* to, u64 out_stride, u32 (&any)[PAIR]) {
+                                        Value* to, u64 out_stride, Seen (&seen)[PAIR]) {
   if (is_bits && layer.coded)
-    compute<TILES, true, true>(layer, share, stage, to, out_stride, any);
+    compute<TILES, true, true>(layer, share, stage, to, out_stride, seen);
   else if (is_bits)
-    compute<TILES, true, false>(layer, share, stage, to, out_stride, any);
+    compute<TILES, true, false>(layer, share, stage, to, out_stride, seen);
   else if (layer.coded)
-    compute<TILES, false, true>(layer, share, stage, to, out_stride, any);
+    compute<TILES, false, true>(layer, share, stage, to, out_stride, seen);
   else
-    compute<TILES, false, false>(layer, share, stage, to, out_stride, any);
+    compute<TILES, false, false>(layer, share, stage, to, out_stride, seen);
 }
 
 // Until `goal` blocks have come here. What they have written before can then be read, past the first-level cache.
@@ -307,12 +338,12 @@ __device__ __forceinline__ void meet(u32* arrived, u32 goal) {
 }
 
 // Layers first … last − 1. Row r of the tiles is row list[r] of the input, which is tiled alike; list null or *identity:
-// row r itself. in_stride: bytes a tile of the input, bits (then no list) or float; out_stride: floats a tile of the
+// row r itself. in_stride: bytes a tile of the input, bits (then no list) or values; out_stride: values a tile of the
 // outputs, which go to `out` and `other` in turns. alive[r] (null: not asked for) becomes 1 for rows with a value that is
 // not zero in the end. `arrived`: how many blocks have met so far, `met` at the start. For more than one layer all blocks
 // must run at the same time.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
-    staged(const Chunked* layers, u32 first, u32 last, const u8* in, u64 in_stride, u32 is_bits, float* out, float* other,
+    staged(const Chunked* layers, u32 first, u32 last, const u8* in, u64 in_stride, u32 is_bits, Value* out, Value* other,
            u64 out_stride, u8* alive, const u32* count, const u32* list, const u32* identity, u32* arrived, u32 met) {
   extern __shared__ __align__(16) u8 memory[];
   __shared__ __align__(16) u32 ring[2][LAYER_WORDS];  // the present layer and the next one, in turns
@@ -368,16 +399,18 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
       if (STAGES > 1 && more)
         prepare(layer, source, Item(number + 2 * step, chunks, along, tiled), later, orders[turn % 2]);
       const u32 latest = header(layer, Item(min(number + 3 * step, end), chunks, along, tiled));
-      u32 any[PAIR] = {};
-      float* to = out + item.tile0 * out_stride + threadIdx.x % 32 * 4;
+      Seen seen[PAIR] = {};
+      Value* to = out + item.tile0 * out_stride + threadIdx.x % 32 * LANE;
       if (item.tiles == 2)
-        compute<2>(layer, source.is_bits, share, stage, to, out_stride, any);
+        compute<2>(layer, source.is_bits, share, stage, to, out_stride, seen);
       else
-        compute<1>(layer, source.is_bits, share, stage, to, out_stride, any);
+        compute<1>(layer, source.is_bits, share, stage, to, out_stride, seen);
 #pragma unroll
-      for (int t = 0; t < PAIR; t++)
-        if (alive && l + 1 == last && any[t])
-          atomicOr((u32*)(alive + (item.tile0 + t) * TILE) + threadIdx.x % 32, any[t]);
+      for (int i = 0; i < PAIR * FOURS; i++) {
+        const u32 any = seen[i / FOURS].flags(i % FOURS);
+        u32* flags = (u32*)(alive + (item.tile0 + i / FOURS) * TILE) + threadIdx.x % 32 * FOURS + i % FOURS;
+        if (alive && l + 1 == last && any) atomicOr(flags, any);
+      }
       if (STAGES == 1) {
         __syncthreads();
         if (number + step < items) {
@@ -390,8 +423,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
       next = later;
       later = latest;
     }
-    source = {(const u8*)out, out_stride * 4, nullptr, source.rows, 0};
-    float* swap = out;
+    source = {(const u8*)out, out_stride * sizeof(Value), nullptr, source.rows, 0};
+    Value* swap = out;
     out = other;
     other = swap;
   }

@@ -1,8 +1,7 @@
-// Rows of neuron-major tiles of 128: which stay, which are equal, and moving them together. The number of rows is on
-// the device, so all kernels take any grid.
-#include "common.cuh"
+// Rows of neuron-major tiles: which stay, which are equal, and moving them together. The number of rows is on
+// the device, so all kernels take any grid. With HALF values are fp16.
+#include "values.cuh"
 
-constexpr int TILE = 128;
 constexpr u32 SLAB = 512;  // neurons a block looks at at a time
 
 // One block of 1024 threads: list[] the rows with keep[r] != 0 in ascending order, slot[r] where row r goes (NONE
@@ -59,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(1024) number(const u8* keep, const 
 }
 
 // out row k = in row list[k] (k itself where *identity); rows past *kept of its last tile become zero.
-extern "C" __global__ void gather_rows(const float* in, u64 in_stride, float* out, u64 out_stride, u32 neurons,
+extern "C" __global__ void gather_rows(const Value* in, u64 in_stride, Value* out, u64 out_stride, u32 neurons,
                                        const u32* list, const u32* identity, const u32* kept) {
   const u32 rows = *kept, lane = threadIdx.x % TILE, step = blockDim.x / TILE;
   const u32 slabs = (neurons + 15) / 16, items = (rows + TILE - 1) / TILE * slabs;
@@ -67,23 +66,23 @@ extern "C" __global__ void gather_rows(const float* in, u64 in_stride, float* ou
     const u32 tile = item / slabs, slab = item - tile * slabs;
     const u32 k = tile * TILE + lane;
     const u32 row = k < rows ? (*identity ? k : list[k]) : NONE;
-    const float* from = in + (u64)(row == NONE ? 0 : row) / TILE * in_stride + row % TILE;
-    float* to = out + tile * out_stride + lane;
+    const Value* from = in + (u64)(row == NONE ? 0 : row) / TILE * in_stride + row % TILE;
+    Value* to = out + tile * out_stride + lane;
     const u32 end = min(neurons, (slab + 1) * 16);
     for (u32 n = slab * 16 + threadIdx.x / TILE; n < end; n += step)
-      to[(u64)n * TILE] = row == NONE ? 0.0f : from[(u64)n * TILE];
+      to[(u64)n * TILE] = row == NONE ? Value(0) : from[(u64)n * TILE];
   }
 }
 
 // hashes[r] += the hash of row r.
-extern "C" __global__ void hash_rows(const float* in, u64 in_stride, u32 neurons, const u32* count, u64* hashes) {
+extern "C" __global__ void hash_rows(const Value* in, u64 in_stride, u32 neurons, const u32* count, u64* hashes) {
   const u32 slabs = (neurons + SLAB - 1) / SLAB, items = (*count + TILE - 1) / TILE * slabs;
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
     const u32 tile = item / slabs, slab = item - tile * slabs;
-    const float* from = in + tile * in_stride + threadIdx.x;
+    const Value* from = in + tile * in_stride + threadIdx.x;
     const u32 end = min(neurons, (slab + 1) * SLAB);
     u64 hash = 0;
-    for (u32 n = slab * SLAB; n < end; n++) hash += hash_term(n, from[(u64)n * TILE]);
+    for (u32 n = slab * SLAB; n < end; n++) hash += hash_term(n, to_float(from[(u64)n * TILE]));
     atomicAdd(hashes + tile * TILE + threadIdx.x, hash);
   }
 }
@@ -96,14 +95,14 @@ extern "C" __global__ void match(const u64* hashes, const u8* keep, const u32* c
 }
 
 // differs[r] = 1 where row r is not bitwise equal to row same[r].
-extern "C" __global__ void verify(const float* in, u64 in_stride, u32 neurons, const u32* count, const u32* same,
+extern "C" __global__ void verify(const Value* in, u64 in_stride, u32 neurons, const u32* count, const u32* same,
                                   u8* differs) {
   const u32 rows = *count, slabs = (neurons + SLAB - 1) / SLAB, items = (rows + TILE - 1) / TILE * slabs;
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
     const u32 tile = item / slabs, slab = item - tile * slabs, row = tile * TILE + threadIdx.x;
     if (row >= rows || same[row] == row) continue;
-    const u32* a = (const u32*)(in + tile * in_stride + threadIdx.x);
-    const u32* b = (const u32*)(in + same[row] / TILE * in_stride + same[row] % TILE);
+    const Pattern* a = (const Pattern*)(in + tile * in_stride + threadIdx.x);
+    const Pattern* b = (const Pattern*)(in + same[row] / TILE * in_stride + same[row] % TILE);
     const u32 end = min(neurons, (slab + 1) * SLAB);
     bool different = false;
     for (u32 n = slab * SLAB; n < end; n++) different |= a[(u64)n * TILE] != b[(u64)n * TILE];
@@ -123,16 +122,16 @@ extern "C" __global__ void join(const u32* count, u32* same, const u8* differs, 
 }
 
 // sums[slice·capacity + r]: the sum of row r over a slice of the neurons, each counted copies[n] times (null: once).
-extern "C" __global__ void slice_sums(const float* in, u64 in_stride, u32 neurons, const float* copies,
+extern "C" __global__ void slice_sums(const Value* in, u64 in_stride, u32 neurons, const float* copies,
                                       const u32* count, u32 slices, u64 capacity, double* sums) {
   const u32 items = (*count + TILE - 1) / TILE * slices;
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
     const u32 tile = item / slices, slice = item - tile * slices;
-    const float* from = in + tile * in_stride + threadIdx.x;
+    const Value* from = in + tile * in_stride + threadIdx.x;
     const u32 end = (u64)neurons * (slice + 1) / slices;
     double sum = 0;
     for (u32 n = (u64)neurons * slice / slices; n < end; n++)
-      sum += (double)from[(u64)n * TILE] * (copies ? copies[n] : 1.0f);
+      sum += (double)to_float(from[(u64)n * TILE]) * (copies ? copies[n] : 1.0f);
     sums[slice * capacity + tile * TILE + threadIdx.x] = sum;
   }
 }
@@ -147,10 +146,10 @@ extern "C" __global__ void add_slices(const u32* count, u32 slices, u64 capacity
 }
 
 // Row-major rows to tiles; rows past `rows` become zero.
-extern "C" __global__ void tile_rows(const float* x, u32 rows, u32 first_row, u32 neurons, float* tiles,
+extern "C" __global__ void tile_rows(const float* x, u32 rows, u32 first_row, u32 neurons, Value* tiles,
                                      u64 stride, u64 values) {
   for (u64 at = blockIdx.x * (u64)blockDim.x + threadIdx.x; at < values; at += (u64)gridDim.x * blockDim.x) {
     const u64 tile = at / ((u64)neurons * TILE), n = at / TILE % neurons, row = tile * TILE + at % TILE;
-    tiles[(first_row / TILE + tile) * stride + n * TILE + at % TILE] = row < rows ? x[row * neurons + n] : 0.0f;
+    tiles[(first_row / TILE + tile) * stride + n * TILE + at % TILE] = to_value(row < rows ? x[row * neurons + n] : 0.0f);
   }
 }
