@@ -4,17 +4,20 @@
 
 writes one JSON file per experiment, a list of flat records each, and the compact networks beside them, and prints mean
 ± sd as it goes. With `--times-later` nothing is timed: `--time FOLDER` does so for the networks of such a folder, on
-this machine's CPU. `--tune` instead trains two seeds of many settings for `--seconds` and writes what the held-out
-images say of them; the test set isn't looked at. `--small` is a miniature of everything for a CPU.
+this machine's CPU or, with `--time-on cuda`, GPU. `--tune` instead trains two seeds of many settings for `--seconds`
+and writes what the held-out images say of them; the test set isn't looked at. `--small` is a miniature of everything
+for a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import itertools
 import json
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +25,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from scipy import stats
+from torch import nn
 
 from spdnn import machine
 from spdnn.fssl import (
@@ -39,11 +44,13 @@ from spdnn.fssl import (
     save_model,
     save_state,
 )
+from spdnn.fssl.build import describe, graph_module
 from spdnn.fssl.fleet import Fleet
-from spdnn.fssl.latency import grid, measure_shapes, unseen
+from spdnn.fssl.formats import reading_all
+from spdnn.fssl.latency import Shape, grid, measure, measure_shapes, unseen
 from spdnn.fssl.ops import Select
 from spdnn.fssl.pruner import Pruner
-from spdnn.fssl.speed import fastest
+from spdnn.fssl.speed import Speed, _add_own, _recorded, fastest
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, resting_fleet, train_fleet
 from spdnn.fssl.training.loop import Teacher
@@ -54,8 +61,11 @@ BUDGET = {"97.6": 0.976, "98.85": 0.9885, "9560": 1 - 9560 / 266200}
 TIME_RATIOS = (0.25, 0.18, 0.13, 0.1)
 REHEARSAL = 5.0
 """Seconds for which a fleet's steps are tried."""
-DECISION = 0.015
-"""Seconds that one decision for one network is taken to last."""
+DECISION = 0.1
+"""Seconds that one decision for one network is taken to last where processes share a GPU."""
+TARGET_RATIOS = {"cpu1": (0.5, 0.35, 0.26), "cpu128": (0.12, 0.06, 0.035)}
+"""Of the dense network's time on a target, for networks tuned for it that are timed on all."""
+GPU_RATIOS = (0.35, 0.25, 0.18)
 
 
 @dataclass
@@ -65,7 +75,9 @@ class Setting:
     The recipe and the schedules are what held-out images chose (`--tune`): batch norms in training, the learning rate
     at its height for half of it, most weights taken as neurons, the others by a second-order score.
     ends : time.time() by which fleets should have trained; they take fewer epochs where the machine asks for it.
-    together : time.time() at which processes that share a GPU find out how fast they are.
+    together : time.time() at which processes that share a GPU find out how fast they are; with it, processes whose
+        methods are compared agree on the least epochs any of them can afford. hurry : how much faster than then they
+        will be on the whole, as the others end earlier.
     times_later : keep the networks, time none. tables : a folder of latency tables, `DEVICE-BATCH-WIDEST.json`.
     """
 
@@ -90,13 +102,17 @@ class Setting:
     structured: Schedule = field(
         default_factory=lambda: Schedule(groups_end=0.21, weights_end=0.35, every=400, penalty=0.2)
     )
+    wide_jobs: Sequence[str] = ()
+    ratios: Sequence[float] = GPU_RATIOS
+    radix_jobs: Sequence[str] = ()
+    hurry: float = 1.0
     ends: float | None = None
     together: float | None = None
     times_later: bool = False
     tables: Path | None = None
     shapes: int = 60
     seconds: float = 0.02
-    wide_ratio: float = 0.05
+    wide_ratio: float = 0.03
 
     def recipe(self, name: str, **changes: Any) -> Recipe:
         changed = Augmentation().scaled(self.augment)
@@ -206,6 +222,8 @@ class Campaign:
             self.say(f"latency of {device}, batch {batch}: from {given}")
         if key not in self.models:
             shapes = grid(widest, shapes=self.setting.shapes) if self.setting.shapes < 60 else None
+            if device == "cuda":
+                shapes = aligned_shapes(widest, self.setting.shapes)
             self.models[key] = latency_model(device, batch=batch, limit=widest, shapes=shapes)
             self.say(f"latency of {device}, batch {batch}, up to {widest} wide: measured")
         return self.models[key]
@@ -219,7 +237,9 @@ class Campaign:
         for device, batch in self.setting.targets:
             model = self.latency(device, batch, widest)
             rounds = {"rounds": 2, "seconds": self.setting.seconds}
-            found = model.agreement(measure_shapes(unseen(widest), batch=batch, device=device, **rounds))
+            # widths of a GPU's networks are rounded up to multiples of 8, all its layers dense
+            shapes = aligned_shapes(widest, 30, seed=1, corners=False) if device == "cuda" else unseen(widest)
+            found = model.agreement(measure_shapes(shapes, batch=batch, device=device, **rounds))
             again = model.agreement(
                 measure_shapes([t.shape for t in model.table], batch=batch, device=device, **rounds)
             )
@@ -229,6 +249,28 @@ class Campaign:
                 f"latency model {device} {batch}: Spearman {found['spearman']:.3f}, error {found['mean_error']:.1%}"
             )
         self.write("latency-model", records)
+
+    def gpu_tables(self) -> None:
+        """Tables of the last target, and how well unseen shapes are predicted, while nothing else runs there."""
+        device, batch = self.setting.targets[-1]
+        records = []
+        wide = self.setting.wide
+        for widest in dict.fromkeys((max(1024, wide), 1024)):
+            model = self.latency(device, batch, widest)
+            if self.setting.tables:
+                model.save(self.setting.tables / f"{device}-{batch}-{widest}.json")
+            rounds = {"rounds": 2, "seconds": self.setting.seconds}
+            for kind in ("multiples of 8", "any"):
+                count, multiple = (15, 1) if kind == "any" else (30, 8)
+                shapes = aligned_shapes(widest, count, seed=1, corners=False, multiple=multiple)
+                timed = measure_shapes(shapes, batch=batch, device=device, **rounds)
+                found = model.agreement(timed)
+                records.append({"kind": "latency-model", "device": device, "batch": batch, "widest": widest, **found})
+                records[-1] |= {"widths": kind, "shapes": len(shapes), **dict(model.facts), **machine.hardware()}
+                records[-1] |= {"measured": [[t.shape.inputs, t.shape.outputs, t.ms] for t in timed]}
+                self.say(f"latency model {device} {batch} up to {widest}, {kind}: Spearman {found['spearman']:.3f}, "
+                         f"error {found['mean_error']:.1%}")  # fmt: skip
+                self.write("latency-model-gpu", records)
 
     def train_teacher(self, file: Path | None = None, *, wait: bool = False) -> None:
         """The ensemble to distil from; kept in a file, if one is given, and taken from it if it is there.
@@ -281,7 +323,7 @@ class Campaign:
         hidden = jobs[0].hidden
         norm = jobs[0].norm
         options.setdefault("build", lambda s: dense_network([data.inputs, *hidden, data.classes], seed=s, norm=norm))
-        recipe = self.affordable(recipe, jobs, data, **options)
+        recipe = self.affordable(name, recipe, jobs, data, **options)
         began = time.perf_counter()
         shown: list[float] = []
 
@@ -304,7 +346,7 @@ class Campaign:
         self.say(f"{name}: trained {len(found)} networks")
         return found
 
-    def affordable(self, recipe: Recipe, jobs: Sequence[Job], data: ImageData, **options: Any) -> Recipe:
+    def affordable(self, name: str, recipe: Recipe, jobs: Sequence[Job], data: ImageData, **options: Any) -> Recipe:
         """The recipe, with fewer epochs where the time left says so: some steps are tried, decisions are guessed."""
         setting = self.setting
         if setting.ends is None:
@@ -330,15 +372,31 @@ class Campaign:
             steps += 10
         pace = (time.perf_counter() - began) / steps
         per_epoch = trainer.per_epoch
-        deciding = DECISION * len(jobs) * len(setting.seeds) / jobs[-1].schedule.every
+        decisions = 0.0
+        for job in jobs:
+            plan = job.schedule.fitting(trainer.steps)
+            share = plan.weights_end - plan.start if job.target is not None else 0.0
+            decisions += share * trainer.steps / plan.every * len(setting.seeds)
         del trainer
         if setting.device == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
         left = setting.ends - time.time()
-        fits = max(int(0.92 * left / ((pace + 0.5 * deciding) * per_epoch)), 1)
-        self.say(f"{1e3 * pace:.2f} ms a step, {left:.0f} s left: {fits} epochs fit of {recipe.epochs}")
+        training = setting.hurry * max(0.92 * left - DECISION * decisions, 0.3 * left)
+        fits = max(int(training / (pace * per_epoch)), 1)
+        self.say(f"{1e3 * pace:.2f} ms a step, {decisions:.0f} decisions, {left:.0f} s left: {fits} epochs fit of "
+                 f"{recipe.epochs}")  # fmt: skip
+        if setting.together is not None:
+            fits = self.agreed(name.split("-")[0], fits, setting.together + REHEARSAL + 4)
         return replace(recipe, epochs=min(recipe.epochs, fits))
+
+    def agreed(self, group: str, epochs: int, until: float) -> int:
+        """The least of what the processes of a group say until then."""
+        folder = self.output / "agreed"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{group}-{os.getpid()}").write_text(str(epochs))
+        time.sleep(max(until - time.time(), 0))
+        return min(int(file.read_text()) for file in folder.glob(f"{group}-*"))
 
     def record(
         self,
@@ -350,6 +408,7 @@ class Campaign:
         timed: Callable[[Found], bool] = lambda f: True,
         targets: Sequence[tuple[str, int]] | None = None,
         kept: Callable[[Found], bool] = lambda f: True,
+        experiment: str = "",
     ) -> list[dict[str, Any]]:
         """Test, time, keep and write down. `latency_ms` is on the job's target, `latency_DEVICE_BATCH_ms` on all."""
         data = data or self.data
@@ -358,7 +417,7 @@ class Campaign:
         for k, one in enumerate(found):
             record = record_of(one.model, one.job, data, dense_weights=dense_weights, seconds=one.seconds, timed=False)
             record["matmul_precision"] = torch.get_float32_matmul_precision()
-            record["experiment"], record["label"] = name, label_of(one.job)
+            record["experiment"], record["label"] = experiment or name, label_of(one.job)
             if kept(one):
                 record["model"] = f"models/{name}-{k:03d}.safetensors"
                 facts = {key: record[key] for key in ("experiment", "label", "seed", "commit")}
@@ -384,8 +443,11 @@ class Campaign:
         record: dict[str, Any] = {}
         for device, batch in targets:
             x = torch.rand(batch, *side, device=device)
-            own = device == "cpu" or facts["experiment"] == "wide"
-            speed = fastest(model, x, rounds=3, seconds=self.setting.seconds, own_engines=own)
+            if device == "cuda":
+                scattered = facts["method"] == "magnitude"
+                speed = gpu_speed(model.to(device), x, seconds=self.setting.seconds, scattered=scattered)
+            else:
+                speed = fastest(model, x, rounds=3, seconds=self.setting.seconds)
             key = f"{device}_{batch}"
             record |= {f"latency_{key}_ms": speed.ms, f"latency_{key}_engine": speed.engine}
             record |= {f"latency_{key}_all_ms": speed.all, f"latency_{key}_skipped": speed.skipped or None}
@@ -393,32 +455,46 @@ class Campaign:
                 record |= {"latency_ms": speed.ms, "latency_engine": speed.engine}
         return record
 
-    def time_saved(self, folder: Path) -> None:
-        """Time the networks kept in a folder on this machine's CPU, seed by seed, and write records of their own."""
-        targets = [t for t in self.setting.targets if t[0] == "cpu"]
+    def time_saved(self, folder: Path, device: str, only: Sequence[str] = ()) -> None:
+        """Time the networks kept in a folder on this machine's CPU or GPU, and write records of their own.
+
+        Experiment by experiment, those with wide layers first; within one seed by seed, so that the methods of a seed
+        are close together in time. only : these experiments.
+        """
+        targets = [t for t in self.setting.targets if t[0] == device]
         trained_on = ("cpu", "cpu_cores", "memory_bytes", "gpu", "gpu_count", "gpu_memory_bytes", "driver", "system")
-        for file in sorted(folder.glob("fssl-*.json")):
-            given = json.loads(file.read_text(encoding="utf-8"))
-            rows = [r for r in given if r.get("model") and (folder / r["model"]).exists()]
+        given = [row for file in sorted(folder.glob("fssl-*.json")) for row in json.loads(file.read_text("utf-8"))]
+        given = [r for r in given if r.get("model") and (folder / r["model"]).exists()]
+        names = sorted(
+            dict.fromkeys(r["experiment"] for r in given),
+            key=lambda name: (name != "wide", not name.startswith("times"), name),
+        )
+        names = [name for name in names if not only or name in only]
+        for name in names:
+            rows = [r for r in given if r["experiment"] == name]
             records: list[dict[str, Any]] = []
-            for row in sorted(rows, key=lambda r: r["seed"]):  # methods of one seed close together in time
+            for row in sorted(rows, key=lambda r: (r["seed"], r["method"] == "magnitude")):
                 side = (32, 32) if row["network"].startswith("radix") else self.data.side
                 model = load_model(folder / row["model"])
                 record = {**row, **{f"trained_on_{key}": row.get(key) for key in trained_on}}
                 record |= {"trained_commit": row["commit"], "trained_versions": row["versions"], **machine.hardware()}
                 record |= {"versions": {**machine.versions(), "torch": torch.__version__}}
                 record["commit"], record["dirty"] = machine.commit()
-                record |= self.speeds(model, targets, side, row)
+                try:
+                    record |= self.speeds(model, targets, side, row)
+                except (RuntimeError, MemoryError) as error:  # such as too little memory
+                    self.say(f"{row['label']}, seed {row['seed']}: {type(error).__name__}: {error}"[:200])
+                    continue
                 record |= {"threads": torch.get_num_threads()}
                 records.append(record)
                 self.say(f"{row['label']}, seed {row['seed']}: " + ", ".join(
                     f"{key} {1e3 * record[f'latency_{key}_ms']:.1f} µs ({record[f'latency_{key}_engine']})"
                     for key in (f"{d}_{b}" for d, b in targets)))  # fmt: skip
-                self.write(file.stem.removeprefix("fssl-"), records)
+                self.write(name, records)
             if records:
                 self.summary(records)
-                if any("time" in r["label"] for r in records):
-                    self.equal_accuracy(file.stem.removeprefix("fssl-"), records)
+                if name.startswith("times") and all("latency_ms" in r for r in records):
+                    self.equal_accuracy(name, records)
 
     def write(self, name: str, records: list[dict[str, Any]]) -> None:
         write_json(records, self.output / f"fssl-{name}.json")
@@ -487,12 +563,20 @@ class Campaign:
     def radix(self) -> None:
         data = self.data.padded(32)
         options: dict[str, Any] = {"hidden": (), "radix": 2, "norm": self.setting.norm}
-        jobs = [Job(method="dense", **options)]
-        for removed in (0.9, 0.95):
-            jobs.append(Job(target=self.sparsity(removed), schedule=self.setting.schedule, **options))
+        jobs = {"dense": Job(method="dense", **options)}
+        for groups in (0.8, 0.5, 0.25):
+            target = Sparsity(0.9, groups=groups)
+            jobs[f"{groups:g}"] = Job(target=target, schedule=self.setting.schedule, **options)
+        chosen = self.setting.radix_jobs or list(jobs)
         build = lambda seed: radix_network(2, seed=seed, norm=self.setting.norm)  # noqa: E731
-        found = self.fleet("radix", jobs, data=data, build=build, keep_zeros=True)
-        self.record("radix", found, 2 * 32768 + 10240, data=data, targets=[], kept=self.sample)
+        recipe = self.setting.recipe("radix")
+        if self.setting.epochs["radix"] > 2:  # as good as 128 at the same epochs, in half the steps
+            recipe = replace(recipe, batch=256, rate=3e-3)
+        name = "-".join(["radix", *self.setting.radix_jobs])
+        fleet = [jobs[key] for key in chosen]
+        found = self.fleet(name, fleet, data=data, recipe=recipe, build=build, keep_zeros=True)
+        dense = 2 * 32768 + 10240
+        self.record(name, found, dense, data=data, targets=[], kept=self.sample, experiment="radix")
 
     def sample(self, one: Found) -> bool:
         """Whether a network that isn't timed is kept: one seed of what isn't large."""
@@ -539,63 +623,91 @@ class Campaign:
         """Seconds of a whole FSSL run against those of training the dense network for the same epochs."""
         rows = []
         setting = self.setting
-        for hidden in ((300, 100), (setting.wide, setting.wide)):
-            seconds = {}
-            for kind in ("dense", "fssl"):
-                model = dense_network([self.data.inputs, *hidden, self.data.classes], seed=1).to(setting.device)
-                recipe = setting.recipe(
-                    "wide", epochs=min(3, setting.epochs["wide"]), batch=setting.wide_batch, distill=0.0
-                )
+        wide, batches, most = (setting.wide,) * 2, setting.wide_batch, setting.epochs["wide"]
+        cases = [(wide, batches, most), ((300, 100), batches, most)]
+        if setting.device == "cuda":  # where the work, not launching it, takes the time
+            cases.insert(0, (wide, 16 * batches, 5 * most))
+        for hidden, batch, epochs in cases:
+            seconds: dict[str, list[float]] = {"dense": [], "fssl": []}
+            for kind in ("warm-up", "dense", "fssl"):
+                model = dense_network([self.data.inputs, *hidden, self.data.classes], seed=1, norm=setting.norm)
+                model = model.to(setting.device)
+                recipe = setting.recipe("wide", epochs=1 if kind == "warm-up" else epochs, batch=batch, distill=0.0)
                 steps = recipe.steps(len(self.data.train[0]))
+                started = time.perf_counter()
                 pruning = None
                 if kind == "fssl":
-                    example = torch.zeros(1, *self.data.side, device=setting.device)
+                    example = torch.zeros(2, *self.data.side, device=setting.device)
+                    schedule = setting.structured.fitting(steps)
                     target = Sparsity(0.976, structured=True)
-                    pruning = FSSL(model, example, target=target, steps=steps, schedule=Schedule().fitting(steps))
+                    pruning = FSSL(model, example, target=target, steps=steps, schedule=schedule)
                 trainer = Trainer(model, self.data, recipe, pruning=pruning)
-                started = time.perf_counter()
                 while trainer.done < trainer.steps:
                     trainer.step()
-                float(trainer.loss)
-                seconds[kind] = time.perf_counter() - started
-            rows.append({"kind": "wall", "hidden": list(hidden), "device": setting.device, **seconds})
-            rows[-1] |= {"ratio": seconds["fssl"] / seconds["dense"], "batch": setting.wide_batch, **machine.hardware()}
-            self.say(f"wall time {hidden}: FSSL {seconds['fssl']:.1f} s, dense {seconds['dense']:.1f} s")
-        self.write("wall", rows)
+                float(trainer.loss.sum())
+                if pruning is not None:
+                    pruning.compact()
+                if kind in seconds:
+                    seconds[kind].append(time.perf_counter() - started)
+                del model, trainer, pruning
+            least = {kind: min(values) for kind, values in seconds.items()}
+            rows.append({"kind": "wall", "hidden": list(hidden), "device": setting.device, **least, "all": seconds})
+            rows[-1] |= {"ratio": least["fssl"] / least["dense"], "batch": batch, "epochs": epochs}
+            rows[-1] |= {"norm": setting.norm, **machine.hardware()}
+            self.say(f"wall time {hidden}, batch {batch}: FSSL {least['fssl']:.2f} s, dense {least['dense']:.2f} s")
+            self.write("wall", rows)
 
     def times_gpu(self) -> None:
-        """The same for the GPU's target, on 784-1024-1024-10, where time is not in proportion to weights."""
-        width = 1024 if self.setting.epochs["times"] > 2 else 64
+        """The time term on and off, and the controls, for the GPU's target: 784-1024-1024-10."""
+        small = self.setting.epochs["times"] <= 2
         target = self.setting.targets[-1]
         schedule = self.setting.structured
-        ratios = (0.4, 0.25, 0.15) if self.setting.epochs["times"] > 2 else (0.9,)
+        ratios = (0.9,) if small else self.setting.ratios
+        width = 64 if small else 1024
         jobs = time_jobs((width, width), target, ratios, schedule, self.setting.norm)
-        recipe = self.setting.recipe("times", batch=self.setting.wide_batch, rate=1e-3)
-        recipe = replace(recipe, epochs=self.setting.epochs["wide"])
+        name = "times-gpu" + "".join(f"-{r:g}" for r in ratios)
+        found = self.fleet(name, jobs, recipe=self.wide_recipe())
         dense = 784 * width + width * width + width * 10
-        found = self.fleet("times_gpu", jobs, recipe=recipe)
-        self.equal_accuracy("times-gpu", self.record("times-gpu", found, dense, targets=[target]))
+        self.record(name, found, dense, targets=[target], experiment="times-gpu")
+
+    def targets(self) -> None:
+        """784-1024-1024-10 tuned for each of the CPU's targets; with those of `times_gpu`, to be timed on all."""
+        small = self.setting.epochs["times"] <= 2
+        width = 64 if small else 1024
+        jobs = []
+        for device, batch in [t for t in self.setting.targets if t[0] == "cpu"]:
+            for ratio in (0.9,) if small else TARGET_RATIOS[f"{device}{batch}"]:
+                target: dict[str, Any] = {"target_device": device, "target_batch": batch, "norm": self.setting.norm}
+                target |= {"hidden": (width, width), "schedule": self.setting.structured}
+                jobs.append(Job(target=Latency(ratio), **target))
+        found = self.fleet("times-targets", jobs, recipe=self.wide_recipe())
+        self.record("targets", found, 784 * width + width * width + width * 10)
+
+    def wide_recipe(self) -> Recipe:
+        return self.setting.recipe("wide", batch=self.setting.wide_batch, rate=1e-3)
 
     def wide(self) -> None:
         """Two wide hidden layers: magnitude pruning and FSSL at equal sparsity, and FSSL tuned for every target."""
-        hidden = (self.setting.wide,) * 2
+        setting = self.setting
+        hidden = (setting.wide,) * 2
         dense = 784 * hidden[0] + hidden[0] * hidden[1] + hidden[1] * 10
         removed = 0.976
-        options: dict[str, Any] = {"hidden": hidden, "norm": self.setting.norm, "schedule": Schedule(every=50)}
-        jobs = [
-            Job(method="magnitude", target=Sparsity(removed), **options),
-            Job(target=Sparsity(removed, structured=True), **options),
-        ]
-        for device, batch in self.setting.targets:
+        options: dict[str, Any] = {"hidden": hidden, "norm": setting.norm, "schedule": setting.structured}
+        jobs = {
+            "magnitude": Job(method="magnitude", target=Sparsity(removed), **{**options, "schedule": setting.schedule}),
+            "structured": Job(target=Sparsity(removed, structured=True), **options),
+        }
+        for device, batch in setting.targets:
             target: dict[str, Any] = {"target_device": device, "target_batch": batch}
-            jobs.append(Job(target=Latency(self.setting.wide_ratio), **options, **target))
-        recipe = self.setting.recipe("wide", batch=self.setting.wide_batch, rate=1e-3)
-        found = []
-        for job in jobs:  # one after the other: five stacked networks of this width fill a GPU
-            found += self.fleet("wide", [job], recipe=recipe)
-            if self.setting.device == "cuda":
+            jobs[f"{device}{batch}"] = Job(target=Latency(setting.wide_ratio), **options, **target)
+        for name, job in jobs.items():  # one after the other: five stacked networks of this width fill a GPU
+            if setting.wide_jobs and name not in setting.wide_jobs:
+                continue
+            found = self.fleet(f"wide-{name}", [job], recipe=self.wide_recipe())
+            timed = lambda f: f.job.seed == setting.seeds[0]  # noqa: E731
+            self.record(f"wide-{name}", found, dense, timed=timed, experiment="wide")
+            if setting.device == "cuda":
                 torch.cuda.empty_cache()
-        self.record("wide", found, dense, timed=lambda f: f.job.seed == self.setting.seeds[0], kept=lambda f: False)
 
     def tune(self, seconds: float) -> None:
         """Held-out accuracy of many settings, a fleet each, as far as the time goes; the test set isn't looked at.
@@ -666,6 +778,120 @@ class Campaign:
             print(f"  {score:.3f}  {name}  {facts}", flush=True)
 
 
+def aligned_shapes(limit: int, shapes: int, *, seed: int = 0, corners: bool = True, multiple: int = 8) -> list[Shape]:
+    """Dense layers of random widths, log-uniform up to `limit`, as a GPU likes them: multiples of 8.
+
+    corners : also the widest, layers with ten outputs, and selections among 784 inputs.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = [tuple(np.exp(rng.uniform(np.log(8), np.log(limit), 2))) for _ in range(shapes)]
+    widths = [tuple(min(max(round(v / multiple), 1) * multiple, limit) for v in pair) for pair in pairs]
+    if corners:
+        widths += [(784, limit), (limit, limit), (784, limit // 4), (limit // 4, limit // 4)]
+        widths += [(w, 10) for w in (16, 64, 256, limit)]
+    found = [Shape(a, b, a * b) for a, b in dict.fromkeys(widths)]
+    if corners:
+        found += [Shape(784, k, k, "select") for k in (8, 32, 104, 200, 304, 400, 600, 720)]
+    return found
+
+
+def gpu_speed(model: Any, x: torch.Tensor, *, seconds: float, scattered: bool) -> Speed:
+    """How fast a network is on a GPU, with CUDA graphs wherever they can be recorded.
+
+    As it is, reading the whole input rather than picking from it, and both with widths filled up to multiples of 8;
+    with scattered zeros also in CSR (cuSPARSE through torch) and with spdnn's own engines.
+    """
+    model.eval()
+    candidates: dict[str, Callable[[], float]] = {}
+    skipped: dict[str, str] = {}
+    forms: dict[str, Callable[[], Any]] = {"": lambda: model, "-whole": lambda: reading_all(model, x[0].numel())}
+    forms["-aligned"] = lambda: aligned(model, 8)
+    forms["-whole-aligned"] = lambda: aligned(reading_all(model, x[0].numel()), 8)
+    if scattered:
+        forms["-csr"] = lambda: Transposed(model)
+    with torch.inference_mode():
+        wanted = model(x)
+        for suffix, make in forms.items():
+            try:
+                made = make()
+                if made is None:
+                    continue
+                if not torch.allclose(made(x), wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max())):
+                    skipped[f"torch{suffix}"] = "another answer"
+                    continue
+                recorded = x.device.type == "cuda" and suffix != "-csr"
+                if not (recorded and suffix):
+                    candidates[f"torch{suffix}"] = functools.partial(measure, made, x, seconds=seconds)
+                if recorded:
+                    replay = _recorded(made, x)
+                    run = functools.partial(measure, lambda _, replay=replay: replay(), x, seconds=seconds)
+                    candidates[f"torch-graph{suffix}"] = run
+            except Exception as error:  # an engine that can't is passed over, and named
+                skipped[f"torch{suffix}"] = f"{type(error).__name__}: {error}"[:200]
+        if scattered:
+            _add_own(candidates, skipped, model, x, seconds)
+        times: dict[str, list[float]] = {name: [] for name in candidates}
+        for k in range(3):
+            least = min((min(t) for t in times.values() if t), default=math.inf)
+            for name, run in candidates.items():  # hopeless ones once only
+                if k == 0 or times[name][0] < 1.2 * least:
+                    times[name].append(run())
+    found = {name: statistics.median(values) for name, values in times.items()}
+    best = min(found, key=found.__getitem__)
+    return Speed(found[best], best, found, {}, skipped)
+
+
+def aligned(model: Any, multiple: int) -> Any:
+    """A compact chain with its inputs and hidden widths filled up to multiples, with weights of 0; None where it isn't
+    a chain or they are multiples already."""
+    if model is None:
+        return None
+    description = describe(model)
+    modules = {s["module"]: model.get_submodule(s["module"]) for s in description if s["op"] == "module"}
+    linears = [s["module"] for s in description if s.get("type") == "Linear"]
+    if not any(modules[name].in_features % multiple for name in linears):
+        return None
+    width = 0
+    for name, module in list(modules.items()):
+        if isinstance(module, Select):
+            missing = -module.index.numel() % multiple
+            modules[name] = Select(torch.cat([module.index, module.index[:1].expand(missing)]))
+            width = module.index.numel() + missing
+        elif isinstance(module, nn.Linear):
+            inputs = width or module.in_features
+            outputs = module.out_features + (-module.out_features % multiple if name != linears[-1] else 0)
+            wider = nn.Linear(inputs, outputs, device=module.weight.device)
+            wider.weight.zero_()[: module.out_features, : module.in_features] = module.weight
+            wider.bias.zero_()[: module.out_features] = module.bias
+            modules[name], width = wider, outputs
+        elif not isinstance(module, (nn.ReLU, nn.Flatten)):
+            return None
+    return graph_module(description, modules).eval()
+
+
+class Transposed(nn.Module):
+    """A compact chain that keeps activations as (features, rows), its sparse layers as CSR."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        modules = [model.get_submodule(s["module"]) for s in describe(model) if s["op"] == "module"]
+        self.index = next((m.index for m in modules if isinstance(m, Select)), None)
+        self.layers = []
+        for layer in [m for m in modules if isinstance(m, nn.Linear)]:
+            weight = layer.weight.detach()
+            sparse = int(torch.count_nonzero(weight)) < 0.3 * weight.numel()
+            self.layers.append((weight.to_sparse_csr() if sparse else weight, layer.bias.detach()[:, None]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.flatten(1).T
+        y = y.contiguous() if self.index is None else y.index_select(0, self.index)
+        for k, (weight, bias) in enumerate(self.layers):
+            y = (weight @ y).add_(bias)
+            if k + 1 < len(self.layers):
+                y = y.relu_()
+        return y.T
+
+
 def _ends(weights: float) -> dict[str, float]:
     return {"weights_end": weights, "groups_end": min(0.3, 0.6 * weights)}
 
@@ -713,7 +939,9 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 
 
-PARTS = ("latency_check", "l300", "compact", "plain", "scratch", "m500", "radix", "times", "times_gpu", "wall", "wide")
+PARTS = ("latency_check", "gpu_tables", "l300", "compact", "plain", "scratch", "m500", "radix", "times", "times_gpu",
+         "targets", "wall", "wide")  # fmt: skip
+NO_TEACHER = {"latency_check", "gpu_tables", "wall"}
 
 
 def main() -> None:
@@ -739,7 +967,13 @@ def main() -> None:
     parser.add_argument("--within", type=float, help="seconds from now: take fewer epochs where they don't fit")
     parser.add_argument("--together", type=float, help="seconds from now at which processes sharing a GPU start")
     parser.add_argument("--times-later", action="store_true", help="keep the networks and time none")
-    parser.add_argument("--time", type=Path, help="a folder whose networks to time on this machine's CPU")
+    parser.add_argument("--time", type=Path, help="a folder whose networks to time on this machine")
+    parser.add_argument("--time-on", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--wide-jobs", default="", help="which of wide, as in magnitude,structured,cuda60000")
+    parser.add_argument("--ratios", default=",".join(map(str, GPU_RATIOS)), help="of the dense time, for times_gpu")
+    parser.add_argument("--radix-jobs", default="", help="which of radix, as in dense,0.5: shares removed as neurons")
+    parser.add_argument("--hurry", type=float, default=1.0, help="times as many epochs as seem to fit in --within")
+    parser.add_argument("--after", type=Path, help="file to wait for before anything is done")
     parser.add_argument("--tables", type=Path, help="a folder of latency tables, DEVICE-BATCH-WIDEST.json")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seconds", type=float, default=400, help="how long to tune")
@@ -760,7 +994,13 @@ def main() -> None:
     setting.schedule = replace(setting.schedule, penalty=given.penalty, regrow=given.regrow, **_ends(given.end))
     structured = replace(setting.structured, penalty=given.structured_penalty, **_ends(given.structured_end))
     setting.structured = structured
+    setting.wide_jobs = tuple(filter(None, given.wide_jobs.split(",")))
+    setting.ratios = [float(v) for v in given.ratios.split(",")]
+    setting.radix_jobs = tuple(filter(None, given.radix_jobs.split(",")))
+    setting.hurry = given.hurry
     data = load_images(given.data, held_out=given.held_out)
+    while given.after and not given.after.exists():
+        time.sleep(0.1)
     if given.device == "cuda":
         setting.targets.append(("cuda", 60000))
     if given.small:
@@ -770,14 +1010,16 @@ def main() -> None:
         setting.wide_ratio = 0.8
         setting.teacher_hidden, setting.seconds, setting.shapes = (32,), 0.002, 12
         setting.targets = [("cpu", 1), ("cpu", 128)]
+        setting.wide_jobs = tuple(filter(None, given.wide_jobs.split(",")))
+        setting.radix_jobs = tuple(filter(None, given.radix_jobs.split(",")))
     setting.ends = given.within and began + given.within
     setting.together = given.together and began + given.together
     setting.times_later, setting.tables = given.times_later, given.tables
     campaign = Campaign(setting, data, given.output)
     if given.time:
-        campaign.time_saved(given.time)
+        campaign.time_saved(given.time, given.time_on, [] if given.only == ",".join(PARTS) else given.only.split(","))
         return
-    if setting.distill and given.only != "latency_check":
+    if setting.distill and not (given.only and set(given.only.split(",")) <= NO_TEACHER):
         campaign.train_teacher(given.teacher, wait=given.wait)
     if given.tune:
         campaign.setting.seeds = campaign.setting.seeds[:2]

@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from torch import nn
+
+from spdnn.fssl.training import rivals
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,7 +32,9 @@ def test_the_campaign_leaves_flat_records(tmp_path) -> None:
 
     run("--only", "l300,wide")
     assert {r["method"] for r in records("l300")} == {"dense", "fssl", "magnitude"}
-    assert all(keys | {"latency_ms"} <= set(r) for name in ("l300", "wide") for r in records(name) if r["seed"] == 1)
+    wide = [f"wide-{name}" for name in ("magnitude", "structured", "cpu1", "cpu128")]
+    assert all(keys | {"latency_ms"} <= set(r) for name in ("l300", *wide) for r in records(name) if r["seed"] == 1)
+    assert {r["experiment"] for name in wide for r in records(name)} == {"wide"}
 
     run("--only", "compact,scratch", "--times-later", "--within", "60")
     assert {r["method"] for r in records("compact")} == {"fssl", "lasso", "magnitude"}
@@ -39,6 +46,41 @@ def test_the_campaign_leaves_flat_records(tmp_path) -> None:
     run("--time", str(tmp_path), "--output", str(timed))
     assert len(records("compact", timed)) == len(records("compact"))
     assert all(r["latency_ms"] > 0 and "trained_on_cpu" in r for r in records("compact", timed))
+    assert {r["label"] for r in records("wide", timed)} == {r["label"] for name in wide for r in records(name)}
+
+
+def test_processes_that_share_a_device_agree_on_epochs(tmp_path) -> None:
+    script = ROOT / "benchmarks" / "fssl_campaign.py"
+    options = ["--device", "cpu", "--small", "--data", "digits", "--output", str(tmp_path), "--times-later"]
+    environment = os.environ | {"SPDNN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "agreed").mkdir()
+    (tmp_path / "agreed" / "wide-0").write_text("1")  # another process, slower
+    more = ["--only", "gpu_tables,wide,wall", "--wide-jobs", "structured", "--within", "60", "--together", "1"]
+    subprocess.run([sys.executable, str(script), *options, *more], env=environment, check=True, capture_output=True)
+    found = json.loads((tmp_path / "fssl-wide-structured.json").read_text())
+    assert {r["epochs"] for r in found} == {1}
+    assert not (tmp_path / "fssl-wide-magnitude.json").exists()
+    checks = json.loads((tmp_path / "fssl-latency-model-gpu.json").read_text())
+    assert all(-1 <= r["spearman"] <= 1 for r in checks)
+    assert all(r["ratio"] > 0 for r in json.loads((tmp_path / "fssl-wall.json").read_text()))
+
+
+def test_a_gpus_candidates_give_the_same_answers(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    campaign = __import__("fssl_campaign")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(30, 13), nn.ReLU(), nn.Linear(13, 9), nn.ReLU(), nn.Linear(9, 4))
+    with torch.no_grad():
+        model[1].weight[:, ::4] = 0
+        for k in (1, 3, 5):
+            model[k].weight.mul_(torch.rand_like(model[k].weight) < 0.2)
+    x = torch.rand(7, 5, 6)
+    small = rivals.compacted(model, x)
+    with torch.inference_mode():
+        for made in (campaign.aligned(small, 8), campaign.Transposed(small)):
+            torch.testing.assert_close(made(x), model(x), rtol=1e-5, atol=1e-5)
+    speed = campaign.gpu_speed(small, x, seconds=0.001, scattered=True)
+    assert {"torch", "torch-whole", "torch-aligned", "torch-csr"} <= set(speed.all)
+    assert speed.ms == speed.all[speed.engine]
 
 
 def test_tuning_keeps_what_it_found_when_time_is_up(tmp_path) -> None:
