@@ -14,11 +14,16 @@ from .ops import Select
 
 
 def fastest_formats(
-    model: fx.GraphModule, example_input: torch.Tensor, *, formats: Sequence[Format] = FORMATS, rounds: int = 3
+    model: fx.GraphModule,
+    example_input: torch.Tensor,
+    *,
+    formats: Sequence[Format] = FORMATS,
+    rounds: int = 3,
+    seconds: float = 0.02,
 ) -> tuple[fx.GraphModule, dict[str, str]]:
     """A compact network whose layers are dense or sparse, whichever takes least time for this input, where it lies.
 
-    Only layers with zeros are tried. Returns the network, in eval mode, and the format of every layer by name.
+    Only layers with zeros are tried, for `seconds` each in each of `rounds`. Returns the network, in eval mode, and the format of every layer by name.
     """
     device = example_input.device
     modules = {name: module for name, module in model.named_modules() if name and not list(module.children())}
@@ -34,7 +39,9 @@ def fastest_formats(
         x = torch.rand(example_input.shape[0], module.in_features, device=device, dtype=module.weight.dtype)
         options: dict[str, nn.Module] = {"dense": module}
         options |= {form: SparseLinear.from_dense(module, format=form) for form in formats}
-        times = {form: min(measure(option, x, seconds=0.02) for _ in range(rounds)) for form, option in options.items()}
+        times = {
+            form: min(measure(option, x, seconds=seconds) for _ in range(rounds)) for form, option in options.items()
+        }
         names[name] = min(times, key=times.__getitem__)
         chosen[name] = options[names[name]]
     return graph_module(describe(model), chosen).eval(), names

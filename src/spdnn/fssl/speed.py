@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from .formats import fastest_formats, reading_all
 from .latency import measure
 
 TURNS = 4
+"""Turns a round."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,37 @@ def fastest(
     Each of `rounds` gives every engine four turns of a quarter of `seconds`, one engine after the other, so that a slow
     spell of the machine falls on all; what else runs there only ever adds time.
     """
+    return fastest_of([(model, x)], rounds=rounds, seconds=seconds, own_engines=own_engines)[0]
+
+
+def fastest_of(
+    cases: Sequence[tuple[nn.Module, torch.Tensor]],
+    *,
+    rounds: int = 3,
+    seconds: float = 0.05,
+    own_engines: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Speed]:
+    """`fastest` of many networks and batches that are compared: the turns go over all engines of all of them."""
+    ready = []
+    for k, (model, x) in enumerate(cases):
+        ready.append(_engines(model, x, seconds / TURNS, own_engines))
+        say(f"{k + 1} of {len(cases)} ready")
+    found: list[dict[str, float]] = [dict.fromkeys(candidates, math.inf) for candidates, *_ in ready]
+    for turn in range(TURNS * rounds):
+        for times, (candidates, *_) in zip(found, ready, strict=True):
+            for name, run in candidates.items():
+                times[name] = min(times[name], run())
+        say(f"turn {turn + 1} of {TURNS * rounds}")
+    best = [min(times, key=times.__getitem__) for times in found]
+    return [Speed(t[name], name, t, *more) for t, name, (_, *more) in zip(found, best, ready, strict=True)]
+
+
+def _engines(
+    model: nn.Module, x: torch.Tensor, seconds: float, own_engines: bool
+) -> tuple[dict[str, Callable[[], float]], dict[str, str], dict[str, str]]:
+    """What gives the milliseconds of every engine, the formats of the layers, and why engines are missing."""
     model = model.to(x.device).eval()
-    seconds /= TURNS
     candidates: dict[str, Callable[[], float]] = {}
     formats: dict[str, str] = {}
     skipped: dict[str, str] = {}
@@ -59,18 +90,12 @@ def fastest(
         if whole is not None:
             _add_torch(candidates, "-whole", whole, x, seconds)
         if isinstance(model, fx.GraphModule) and any(not bool((m.weight != 0).all()) for m in layers):
-            shaped, formats = fastest_formats(model, x)
+            shaped, formats = fastest_formats(model, x, seconds=seconds)
             if set(formats.values()) != {"dense"}:
                 _add_torch(candidates, "-formats", shaped, x, seconds)
     if own_engines:
         _add_own(candidates, skipped, model, x, seconds)
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(TURNS * rounds):
-        for name, run in list(candidates.items()):
-            times[name].append(run())
-    found = {name: min(values) for name, values in times.items()}
-    best = min(found, key=found.__getitem__)
-    return Speed(found[best], best, found, formats, skipped)
+    return candidates, formats, skipped
 
 
 def _add_torch(
