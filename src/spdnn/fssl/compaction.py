@@ -52,8 +52,10 @@ def plan_compaction(
                 continue
             removable = torch.ones(space.size, dtype=torch.bool)
             for layer in graph.readers(k):
-                rows = layer.module.weight.detach().cpu()[~gone[layer.writes]]
-                removable &= (rows == 0).all(0) | _folds(layer, constant, values)
+                weight = layer.module.weight.detach()
+                live = torch.nonzero(~gone[layer.writes]).flatten().to(weight.device)
+                rows = weight if len(live) == len(weight) else weight.index_select(0, live)
+                removable &= (rows == 0).all(0).cpu() | _folds(layer, constant, values)
             changed |= bool((removable & ~gone[k]).any())
             gone[k] |= removable
     keep, empty = {}, {}
