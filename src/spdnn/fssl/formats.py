@@ -23,7 +23,8 @@ def fastest_formats(
 ) -> tuple[fx.GraphModule, dict[str, str]]:
     """A compact network whose layers are dense or sparse, whichever takes least time for this input, where it lies.
 
-    Only layers with zeros are tried, for `seconds` each in each of `rounds`. Returns the network, in eval mode, and the format of every layer by name.
+    Only layers with zeros are tried, for `seconds` each in each of `rounds`. Returns the network, in eval mode, and the
+    format of every layer by name.
     """
     device = example_input.device
     modules = {name: module for name, module in model.named_modules() if name and not list(module.children())}

@@ -134,7 +134,7 @@ class CompiledNetwork:
         return array.ctypes.data
 
 
-def fastest_forms(network: SparseNetwork, x: np.ndarray, *, seconds: float = 0.005, rounds: int = 6) -> CompiledNetwork:
+def fastest_forms(network: SparseNetwork, x: np.ndarray, *, seconds: float = 0.003, rounds: int = 15) -> CompiledNetwork:
     """The network with its layers in the forms that make the whole fastest for these rows, found one by one."""
     best = CompiledNetwork(network)
     for k, layer in enumerate(network):
