@@ -241,7 +241,8 @@ def moved_by_stages(size: Sizes, stages: int) -> float:
 
 
 def moved_by_layers(size: Sizes, launches: int) -> float:
-    return size.rows * size.neurons * (1 / 8 + 4 * (2 * launches - 1)) + size.weights
+    """Rows come and go once a layer, however many layers a launch takes."""
+    return size.rows * size.neurons * (1 / 8 + 4 * (2 * size.layers - 1)) + size.weights
 
 
 def all_edges(size: Sizes, launches: int) -> float:
@@ -276,6 +277,7 @@ STAGES = {
     "positive": Work(a_row(13)),
 }
 FEW = Work(weights_for_each_row, later_edges)
+CREW = Work(lambda size, _: size.weights * (size.layers - 2) / size.layers, later_edges)  # all rows share the weights
 LAYERS = {"staged": Work(moved_by_layers, all_edges), "stream": Work(moved_by_layers, all_edges)}
 NUMBERING = {
     "tile_rows": Work(values(2)),
@@ -292,7 +294,8 @@ WORKLOADS = {
     "fused": Workload(lasting, 1024, 24, 60000, "stages", "general", STAGES),
     "fused-groups": Workload(lasting, 1024, 24, 60000, "stages", "groups", FUSED),
     "fused-random": Workload(unstructured, 1024, 24, 60000, "stages", "general", FUSED),
-    "few": Workload(lasting, 1024, 120, 100, "stages", "general", {"few": FEW, "crew": FEW}),
+    "few": Workload(lasting, 1024, 120, 100, "stages", "general", {"few": FEW}),
+    "crew": Workload(lasting, 4096, 120, 8, "stages", "general", {"crew": CREW}),
     "settle": Workload(
         lasting, 1024, 4, 60000, "stages", "general", {"merge": Work(values(1), first=True)}, merge=True
     ),

@@ -461,7 +461,10 @@ def test_weights_pass_through_the_device_window_by_window(regime, share):
 def test_a_layer_of_more_than_half_the_room_passes_alone():
     random = np.random.default_rng(9)
     network = SparseNetwork([_layer(random, 90, 90, np.full(90, 9)) for _ in range(5)])
-    packed = PackedNetwork(network, False, False, 6000)
+    whole = PackedNetwork(network, False, False, 1 << 30)
+    assert whole.passing is None
+    packed = PackedNetwork(network, False, False, max(whole.layer_bytes) + 100)
+    whole.release()
     assert packed.streamed
     assert packed.passing.slabs == 1
     assert packed.windows() == [(k, k + 1) for k in range(5)]
@@ -495,7 +498,8 @@ def test_a_plan_says_beforehand_what_it_takes():
 def test_what_does_not_fit_is_said(monkeypatch):
     random = np.random.default_rng(11)
     network = SparseNetwork([_layer(random, 256, 256, np.full(256, 12)) for _ in range(6)])
-    monkeypatch.setattr(CudaPlan, "_weights_room", lambda self: 40_000)
+    whole = PackedNetwork(network, False, False, 1 << 30, chunked=True)
+    monkeypatch.setattr(CudaPlan, "_weights_room", lambda self: whole.nbytes // 2)
     options = Options(fold=False, variant="general", memory_limit=6 << 20)
     plan = CudaPlan(network, 5000, options, regime="layers")
     features = Features.from_bool(random.random((5000, 256)) < 0.2)

@@ -122,15 +122,15 @@ class CudaPlan(Plan):
 
     def _expected(self, regime: str) -> dict[str, float]:
         """Milliseconds for all layers, and per layer, with all rows live (`estimate.py`)."""
-        packed, depth = self._packed, len(self.network)
+        packed, depth, merge = self._packed, len(self.network), self.options.merge
         tile, rows = self._tiled
         runner = StageRunner if regime == "stages" else StreamRunner
-        merge = self.options.merge
         steps = [step for begin, end in packed.windows() for step in runner.steps(packed, begin, end, False, merge)]
         if regime == "stages":
-            launches = len(steps) * (3 + merge)
+            launches = len(steps) * (4 + merge)
         else:
             launches = len(steps) + sum(streaming.checked(k, depth) * (2 + 4 * merge) for k in range(depth))
+            steps = [(k, k + 1) for k in range(depth)]  # rows pass through memory between layers of a launch, too
         entries = [(e, g) for _, g, e in packed.units_of]
         seconds = estimate.expected_seconds(
             rows, packed.widths, entries, packed.layer_bytes, steps, launches * -(-rows // tile), self._rates
