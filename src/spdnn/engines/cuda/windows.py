@@ -35,7 +35,8 @@ class HeldLayer:
         for array in self.arrays:
             arrays.append(view(start, array))
             start += -(-array.nbytes // 16) * 16
-        moved = {0: 0} | {old: int(new.data.ptr) for old, new in zip(self._pointers, arrays, strict=True)}
+        moved = {old: int(new.data.ptr) for old, new in zip(self._pointers, arrays, strict=True)}
+        moved[0] = 0  # null, and what an array without entries points to
         for name in record.dtype.names or ():
             if record.dtype[name] == np.dtype("<u8"):
                 record[name] = moved[int(record[name])]
