@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.table import Table
@@ -221,6 +221,7 @@ class Workload:
     work: dict[str, Work]
     merge: bool = False
     dense: bool = False
+    dtype: Literal["float32", "float16"] = "float32"
 
 
 def lasting(neurons: int, layers: int) -> SparseNetwork:
@@ -279,6 +280,7 @@ STAGES = {
 FEW = Work(weights_for_each_row, later_edges)
 CREW = Work(lambda size, _: size.weights * (size.layers - 2) / size.layers, later_edges)  # all rows share the weights
 LAYERS = {"staged": Work(moved_by_layers, all_edges), "stream": Work(moved_by_layers, all_edges)}
+HALVES = {"staged_half": Work(lambda size, launches: moved_by_layers(size, launches) / 2, all_edges)}
 NUMBERING = {
     "tile_rows": Work(values(2)),
     "hash_rows": Work(values(1), first=True),
@@ -301,6 +303,7 @@ WORKLOADS = {
     ),
     "staged": Workload(lasting, 16384, 6, 20000, "layers", "general", LAYERS),
     "staged-groups": Workload(lasting, 16384, 6, 20000, "layers", "groups", LAYERS),
+    "staged-half": Workload(lasting, 16384, 6, 20000, "layers", "general", HALVES, dtype="float16"),
     "stream": Workload(unstructured, 16384, 6, 20000, "layers", "general", LAYERS),
     "tiles": Workload(lasting, 16384, 4, 20000, "layers", "general", NUMBERING, merge=True, dense=True),
 }
@@ -370,7 +373,8 @@ def run(xp: Any, workload: Workload, repeat: int, shrink: int) -> dict[str, dict
     features = Features.from_bits(words, network.inputs)
     if workload.dense:
         features = Features.from_dense(features.to_dense(np.float32) * np.float32(0.5))
-    options = Options(variant=workload.variant, merge=workload.merge, fold=False, compact=False)
+    switches = {"merge": workload.merge, "fold": False, "compact": False}
+    options = Options(dtype=workload.dtype, variant=workload.variant, **switches)
     clock, each = Clock(xp), []
     with Watch(xp) as watch:
         plan = CudaPlan(network, rows, options, regime=workload.regime)

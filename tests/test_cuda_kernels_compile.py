@@ -44,8 +44,12 @@ FORMS = {
         {"THREADS": crew.THREADS, "AHEAD": crew.AHEAD, "BUFFERS": crew.BUFFERS, "DENSE": 2, **index} for index in INDEX
     ],
     "staged": [
-        {"GROUP": g, "WARPS": warps, "STAGES": stages, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0], **values}
-        for (g, warps, stages), values in itertools.product([(1, 20, 2), (8, 10, 2), (1, 20, 1)], VALUES)
+        {"GROUP": g, "WARPS": warps, "STAGES": stages, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0]}
+        for g, warps, stages in [(1, 20, 2), (8, 10, 2), (1, 20, 1)]
+    ],
+    "staged_half": [
+        {"GROUP": g, "WARPS": warps, "STAGES": stages, "SLOTS": 96, "WEIGHTS": 2560, **INDEX[0], **VALUES[1]}
+        for g, warps, stages in [(1, 20, 2), (8, 8, 2), (1, 20, 1)]
     ],
     "stream": [{"GROUP": g, **index, **values} for g, index, values in itertools.product((1, 8), INDEX, VALUES)],
     "tiles": [{**index, **values} for index, values in itertools.product(INDEX, VALUES)],

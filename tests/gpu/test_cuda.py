@@ -451,7 +451,8 @@ def test_weights_pass_through_the_device_window_by_window(regime, share):
     loaded = plan.load(features)
     for _ in range(3):
         got = plan.run(loaded, values=True)
-        np.testing.assert_array_equal(got.to_dense(), want.to_dense())
+        # windows end stages, and another kernel may add the entries of a sum in another order
+        np.testing.assert_allclose(got.to_dense(), want.to_dense(), rtol=1e-5, atol=1e-6)
         assert got.seconds > 0
         assert got.streaming_seconds >= 0
     assert len(plan.run(loaded, profile=True).profile) == 24
@@ -483,16 +484,15 @@ def test_a_plan_says_beforehand_what_it_takes():
     network = SparseNetwork([_layer(random, 128, 128, np.full(128, 12)) for _ in range(4)])
     facts = {}
     for regime in ("stages", "layers"):
-        for rows in (1000, 100_000):
+        for rows in (100_000, 200_000, 300_000):
             plan = CudaPlan(network, rows, Options(fold=False, variant="general"), regime=regime)
             facts[rows] = plan.describe()
             assert (facts[rows]["row_tiles"], facts[rows]["windows"], facts[rows].get("remark")) == (1, 1, None)
             assert facts[rows]["expected_ms_per_layer"] == pytest.approx(facts[rows]["expected_ms"] / 4)
             plan.close()
-        launches = 0.002 * 20
-        assert 0 < facts[1000]["expected_ms"] < facts[100_000]["expected_ms"]
-        # a hundred times the rows, less what doesn't depend on them
-        assert facts[100_000]["expected_ms"] > 20 * (facts[1000]["expected_ms"] - launches)
+        one, two, three = (facts[rows]["expected_ms"] for rows in (100_000, 200_000, 300_000))
+        assert 0 < two - one < one  # launches and weights don't depend on the rows
+        assert three - two == pytest.approx(two - one)
 
 
 def test_what_does_not_fit_is_said(monkeypatch):

@@ -60,8 +60,9 @@ class StreamRunner:
         for g in {g for (_, g, _), chunked in zip(packed.units_of, packed.chunks_of, strict=True) if chunked}:
             defines = {"GROUP": g, "WARPS": STAGED_WARPS[g, packed.dtype], **sizes, **index}
             for together in (False, True):
-                module = loader.load(PACKAGE, "staged", defines, cooperative=together)
-                self._staged[g, together] = module.get_function("staged")
+                name = "staged" if packed.dtype == "float32" else "staged_half"
+                module = loader.load(PACKAGE, name, defines, cooperative=together)
+                self._staged[g, together] = module.get_function(name)
                 self._staged[g, together].max_dynamic_shared_size_bytes = self._shared
         tiles = loader.load(PACKAGE, "tiles", index)
         names = ("number", "gather_rows", "hash_rows", "match", "verify", "join", "slice_sums", "add_slices")

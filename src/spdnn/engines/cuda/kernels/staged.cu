@@ -1,19 +1,19 @@
-// Layers over tiles of 128 rows, 256 of fp16 (neuron-major within a tile), chunk by chunk (`chunks.py`): a block brings
-// the inputs and the entries of a chunk into shared memory and computes all outputs of the chunk from there, while the
-// next chunk is on its way. Between two layers all blocks wait for each other; what doesn't depend on activations is
-// sent for before.
+// Layers over tiles of 128 rows (neuron-major within a tile), chunk by chunk (`chunks.py`): a block brings the inputs
+// and the entries of a chunk into shared memory and computes all outputs of the chunk from there, while the next chunk
+// is on its way. Between two layers all blocks wait for each other; what doesn't depend on activations is sent for
+// before.
 //
-// A warp computes a unit of G outputs for two tiles at a time, a lane four or eight rows of each: what a load of indices and
+// A warp computes a unit of G outputs for two tiles at a time, a lane four rows of each: what a load of indices and
 // weights costs, the same as one of activations, is shared by more of those.
 //
 // Definitions: GROUP (1 or 8), WARPS of a block, SLOTS and WEIGHTS, the most inputs and weights of a chunk, and STAGES,
-// the chunks there is room for: with 1, nothing is on its way while a chunk is computed; HALF, for activations of fp16.
-#include "values.cuh"
+// the chunks there is room for: with 1, nothing is on its way while a chunk is computed.
+#include "common.cuh"
 
+constexpr int TILE = 128;
 constexpr int STEP = 8;  // entries of a unit are a multiple of this
 constexpr int PAIR = 2;  // tiles at a time
-constexpr int WORDS_OF_BITS = TILE / 32;  // of a slot and tile
-constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * sizeof(Value);
+constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * 4;
 constexpr u32 STAGE_BYTES = SLOT_BYTES + WEIGHTS * 4 + WEIGHTS;
 
 #ifndef EMULATED
@@ -60,26 +60,29 @@ struct Item {
   }
 };
 
-// What a block has to know before it can send for a chunk; brought in well before.
+// What a warp has to know before it can send for a chunk; loaded well before.
 struct Order {
-  u32 input[SLOTS];       // of each slot
-  u32 row[PAIR * TILE];   // where the rows are
+  u32 head;             // lane i: word i of the chunk
+  u32 neuron;           // lane i: the input that goes to slot i · WARPS + warp
+  u32 row[PAIR * 4];    // where the lane's rows are
+  __device__ __forceinline__ u32 word(int k) const { return __shfl_sync(NONE, head, k); }
 };
 
 __device__ __forceinline__ u32 header(const Chunked& layer, const Item& item) {
   const u32 lane = threadIdx.x % 32;
   return lane < WORDS ? layer.chunk[item.chunk * WORDS + lane] : 0;
 }
-// Lane i of `head` has word i of a chunk.
-__device__ __forceinline__ u32 word(u32 head, int k) { return __shfl_sync(NONE, head, k); }
 
-__device__ __forceinline__ void prepare(const Chunked& layer, const Source& source, const Item& item, u32 head,
-                                        Order& order) {
-  const u32 first = word(head, FIRST_INPUT), inputs = word(head, INPUTS);
-  for (u32 i = threadIdx.x; i < inputs; i += WARPS * 32) copy_async_4(&order.input[i], layer.input + first + i);
+__device__ __forceinline__ void prepare(const Chunked& layer, const Source& source, const Item& item, Order& order) {
+  const u32 slot = threadIdx.x % 32 * WARPS + threadIdx.x / 32;
+  const u32 first = order.word(FIRST_INPUT), inputs = order.word(INPUTS);
+  order.neuron = slot < inputs ? layer.input[first + slot] : 0;
   if (!source.list) return;
-  for (u32 i = threadIdx.x; i < item.tiles * TILE; i += WARPS * 32)
-    copy_async_4(&order.row[i], source.list + min(item.tile0 * TILE + i, source.rows - 1));
+#pragma unroll
+  for (int q = 0; q < PAIR * 4; q++) {
+    const u32 row = item.tile0 * TILE + q * 32 + threadIdx.x % 32;
+    order.row[q] = source.list[min(row, source.rows - 1)];
+  }
 }
 
 __device__ __forceinline__ void copy_all(void* shared, const void* global, u32 bytes) {
@@ -88,167 +91,135 @@ __device__ __forceinline__ void copy_all(void* shared, const void* global, u32 b
 }
 
 // Sends for the entries of a chunk, to a stage that is free.
-__device__ __forceinline__ void send_entries(const Chunked& layer, u32 head, u8* stage) {
-  const u32 entry0 = word(head, FIRST_ENTRY), entries = word(head, ENTRIES), bytes = GROUP * (layer.coded ? 2 : 4);
+__device__ __forceinline__ void send_entries(const Chunked& layer, const Order& order, u8* stage) {
+  const u32 entry0 = order.word(FIRST_ENTRY), entries = order.word(ENTRIES), bytes = GROUP * (layer.coded ? 2 : 4);
   copy_all(stage + SLOT_BYTES, (const u8*)layer.weight + (u64)entry0 * bytes, entries * bytes);
   copy_all(stage + SLOT_BYTES + WEIGHTS * 4, layer.local + entry0, entries);
 }
 
-// Sends for the inputs of listed rows of a tile, or where they are of two bytes, which no asynchronous copy is, brings
-// them in.
-__device__ __forceinline__ void send_listed(const Source& source, const Order& order, u32 t, u32 inputs, u8* stage) {
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const Value* from[LANE];
-#ifdef HALF
-#pragma unroll
-  for (int q = 0; q < LANE; q++) {  // the rows lane · 2, lane · 2 + 1, both 64 further on, …
-    const u32 row = order.row[t * TILE + q / 2 * 64 + lane * 2 + q % 2];
-    from[q] = (const Value*)(source.in + row / TILE * source.stride) + row % TILE;
-  }
-#pragma unroll 2
-  for (u32 slot = warp; slot < inputs; slot += WARPS) {
-    const u64 at = (u64)order.input[slot] * TILE;
-    u32* to = (u32*)stage + (slot * PAIR + t) * (TILE / 2) + lane;
-    Value x[LANE];
-#pragma unroll
-    for (int q = 0; q < LANE; q++) x[q] = from[q][at];
-#pragma unroll
-    for (int q = 0; q < LANE; q += 2) to[q * 16] = x[q] | (u32)x[q + 1] << 16;
-  }
-#else
-#pragma unroll
-  for (int q = 0; q < LANE; q++) {
-    const u32 row = order.row[t * TILE + q * 32 + lane];
-    from[q] = (const Value*)(source.in + row / TILE * source.stride) + row % TILE;
-  }
-  for (u32 slot = warp; slot < inputs; slot += WARPS) {
-    const u64 at = (u64)order.input[slot] * TILE;
-    float* to = (float*)stage + (slot * PAIR + t) * TILE + lane;
-#pragma unroll
-    for (int q = 0; q < LANE; q++) copy_async_4(to + q * 32, from[q] + at);
-  }
-#endif
-}
-
-// Sends for the inputs of a chunk, to the same stage. Bits stay bits there, a bit a row of a slot and tile.
-__device__ __forceinline__ void send_inputs(const Source& source, const Item& item, u32 head, const Order& order,
-                                            u8* stage) {
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, inputs = word(head, INPUTS);
+// Sends for the inputs of a chunk, to the same stage. Bits stay bits there, 16 bytes a slot and tile.
+__device__ __forceinline__ void send_inputs(const Source& source, const Item& item, const Order& order, u8* stage) {
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, inputs = order.word(INPUTS);
+  const u32 many = warp < inputs ? (inputs - warp + WARPS - 1) / WARPS : 0;
   if (source.is_bits) {
-    constexpr int PIECES = TILE / 128;  // of 16 bytes, of a slot and tile
-    if (threadIdx.x < PAIR * WORDS_OF_BITS) ((u32*)stage)[inputs * PAIR * WORDS_OF_BITS + threadIdx.x] = 0;
-    for (u32 i = threadIdx.x; i < inputs * item.tiles * PIECES; i += WARPS * 32) {
-      const u32 slot = i / PIECES / item.tiles, t = i / PIECES % item.tiles, piece = i % PIECES;
-      const u8* from = source.in + (item.tile0 + t) * source.stride + (u64)order.input[slot] * (TILE / 8);
-      copy_async_16(stage + (slot * PAIR + t) * (TILE / 8) + piece * 16, from + piece * 16);
+    if (warp == 0 && lane < PAIR * 4) ((u32*)stage)[inputs * PAIR * 4 + lane] = 0;
+    for (u32 t = 0; t < item.tiles; t++) {
+      const u8* from = source.in + (item.tile0 + t) * source.stride + (u64)order.neuron * 16;
+      if (lane < many) copy_async_16(stage + ((lane * WARPS + warp) * PAIR + t) * 16, from);
     }
     return;
   }
   float4* slots = (float4*)stage;
   if (warp < PAIR) slots[(inputs * PAIR + warp) * 32 + lane] = make_float4(0, 0, 0, 0);
-  for (u32 t = 0; t < item.tiles; t++) {
+#pragma unroll
+  for (int t = 0; t < PAIR; t++) {
+    if (t >= item.tiles) break;
     if (source.list) {
-      send_listed(source, order, t, inputs, stage);
+      const float* from[4];
+#pragma unroll
+      for (int q = 0; q < 4; q++) {
+        const u32 row = order.row[t * 4 + q];
+        from[q] = (const float*)(source.in + row / TILE * source.stride) + row % TILE;
+      }
+      for (u32 i = 0; i < many; i++) {
+        const u64 at = (u64)__shfl_sync(NONE, order.neuron, i) * TILE;
+        float* to = (float*)(slots + ((i * WARPS + warp) * PAIR + t) * 32) + lane;
+#pragma unroll
+        for (int q = 0; q < 4; q++) copy_async_4(to + q * 32, from[q] + at);
+      }
     } else {
-      const Value* from = (const Value*)(source.in + (item.tile0 + t) * source.stride) + lane * LANE;
-      for (u32 slot = warp; slot < inputs; slot += WARPS)
-        copy_async_16(slots + (slot * PAIR + t) * 32 + lane, from + (u64)order.input[slot] * TILE);
+      const float* from = (const float*)(source.in + (item.tile0 + t) * source.stride) + lane * 4;
+      for (u32 i = 0; i < many; i++) {
+        const u64 at = (u64)__shfl_sync(NONE, order.neuron, i) * TILE;
+        copy_async_16(slots + ((i * WARPS + warp) * PAIR + t) * 32 + lane, from + at);
+      }
     }
   }
 }
 
 __device__ __forceinline__ u32 slot_of(uint2 local, int n) { return (n < 4 ? local.x : local.y) >> n % 4 * 8 & 0xff; }
 
-// The entries of a step that are loaded at a time: values of the lane's rows, and weights.
-template <int TILES, bool BITS, bool CODED>
-struct Some {
-  static constexpr int MANY = GROUP > 1 ? 1 : 2;
-  Packed x[BITS ? 1 : MANY][TILES];
-  u32 bits[BITS ? MANY : 1][TILES];
-  float w[MANY * GROUP];
-
-  // Entries `first` … of the step that begins at entry k. `mine`: the lane's place in the first slot.
-  __device__ __forceinline__ void load(uint2 local, const u8* weights, u32 k, int first, const u8* mine) {
+// N weights, 4 or a multiple, from weight `first` of a stage on.
+template <int N, bool CODED>
+struct Weights {
+  float at[N];
+  __device__ __forceinline__ Weights(const u8* weights, u32 first) {
 #pragma unroll
-    for (int n = 0; n < MANY; n++) {
-#pragma unroll
-      for (int t = 0; t < TILES; t++) {
-        if constexpr (BITS)
-          bits[n][t] = ((const u32*)mine)[(slot_of(local, first + n) * PAIR + t) * WORDS_OF_BITS];
-        else
-          x[n][t] = ((const Packed*)mine)[slot_of(local, first + n) * (PAIR * 32) + t * 32];
-      }
-    }
-    const u32 at = (k + first) * GROUP;
-    if constexpr (MANY * GROUP < 4) {
-#pragma unroll
-      for (int n = 0; n < MANY * GROUP; n += 2) {
-        if constexpr (CODED) {
-          const u32 two = *(const u32*)(weights + (at + n) * 2);
-          w[n] = __uint_as_float(two << 16);
-          w[n + 1] = __uint_as_float(two & 0xffff0000);
-        } else {
-          const float2 two = *(const float2*)(weights + (at + n) * 4);
-          w[n] = two.x;
-          w[n + 1] = two.y;
-        }
-      }
-    } else {
-#pragma unroll
-      for (int n = 0; n < MANY * GROUP; n += 4) {
-        if constexpr (CODED) {
-          const uint2 four = *(const uint2*)(weights + (at + n) * 2);
-          w[n] = __uint_as_float(four.x << 16);
-          w[n + 1] = __uint_as_float(four.x & 0xffff0000);
-          w[n + 2] = __uint_as_float(four.y << 16);
-          w[n + 3] = __uint_as_float(four.y & 0xffff0000);
-        } else {
-          const float4 four = *(const float4*)(weights + (at + n) * 4);
-          w[n] = four.x;
-          w[n + 1] = four.y;
-          w[n + 2] = four.z;
-          w[n + 3] = four.w;
-        }
-      }
-    }
-  }
-
-  __device__ __forceinline__ void add(Rows (&sum)[GROUP][TILES]) const {
-#pragma unroll
-    for (int n = 0; n < MANY; n++) {
-#pragma unroll
-      for (int t = 0; t < TILES; t++) {
-        if constexpr (BITS) {
-          const u32 field = bits[n][t] >> threadIdx.x * LANE % 32;
-#pragma unroll
-          for (int g = 0; g < GROUP; g++) {
-            const float value = w[n * GROUP + g];
-#pragma unroll
-            for (int i = 0; i < FOURS; i++) {
-              float4& four = sum[g][t].four[i];
-              if (field >> 4 * i & 1) four.x += value;
-              if (field >> 4 * i & 2) four.y += value;
-              if (field >> 4 * i & 4) four.z += value;
-              if (field >> 4 * i & 8) four.w += value;
-            }
-          }
-        } else {
-          const Rows values = unpack(x[n][t]);
-#pragma unroll
-          for (int g = 0; g < GROUP; g++) multiply_add(sum[g][t], w[n * GROUP + g], values);
-        }
+    for (int i = 0; i < N; i += 4) {
+      if constexpr (CODED) {
+        const uint2 two = *(const uint2*)(weights + (first + i) * 2);
+        at[i] = __uint_as_float(two.x << 16);
+        at[i + 1] = __uint_as_float(two.x & 0xffff0000);
+        at[i + 2] = __uint_as_float(two.y << 16);
+        at[i + 3] = __uint_as_float(two.y & 0xffff0000);
+      } else {
+        const float4 four = *(const float4*)(weights + (first + i) * 4);
+        at[i] = four.x;
+        at[i + 1] = four.y;
+        at[i + 2] = four.z;
+        at[i + 3] = four.w;
       }
     }
   }
 };
 
+constexpr int AT_ONCE = GROUP == 1 ? 4 : 1;  // entries
+
+// One step of a unit, from entry k on, onto the sums for TILES tiles; `mine` is the lane's place in the first slot.
+template <int TILES, bool CODED>
+__device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const float4* mine,
+                                    float4 (&sum)[GROUP][TILES]) {
+#pragma unroll
+  for (int base = 0; base < STEP; base += AT_ONCE) {
+    float4 x[AT_ONCE][TILES];
+#pragma unroll
+    for (int n = 0; n < AT_ONCE; n++) {
+#pragma unroll
+      for (int t = 0; t < TILES; t++) x[n][t] = mine[slot_of(local, base + n) * (PAIR * 32) + t * 32];
+    }
+    const Weights<AT_ONCE * GROUP, CODED> w(weights, (k + base) * GROUP);
+#pragma unroll
+    for (int n = 0; n < AT_ONCE; n++) {
+#pragma unroll
+      for (int g = 0; g < GROUP; g++) {
+#pragma unroll
+        for (int t = 0; t < TILES; t++) multiply_add(sum[g][t], w.at[n * GROUP + g], x[n][t]);
+      }
+    }
+  }
+}
+
+// The same where the inputs are bits; `mine` is the word of the lane's rows in the first slot, shifted by `shift`.
+template <int TILES, bool CODED>
+__device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const u32* mine, u32 shift,
+                                    float4 (&sum)[GROUP][TILES]) {
+#pragma unroll
+  for (int base = 0; base < STEP; base += AT_ONCE) {
+    const Weights<AT_ONCE * GROUP, CODED> w(weights, (k + base) * GROUP);
+#pragma unroll
+    for (int n = 0; n < AT_ONCE; n++) {
+#pragma unroll
+      for (int t = 0; t < TILES; t++) {
+        const u32 bits = mine[slot_of(local, base + n) * (PAIR * 4) + t * 4] >> shift;
+#pragma unroll
+        for (int g = 0; g < GROUP; g++) {
+          if (bits & 1) sum[g][t].x += w.at[n * GROUP + g];
+          if (bits & 2) sum[g][t].y += w.at[n * GROUP + g];
+          if (bits & 4) sum[g][t].z += w.at[n * GROUP + g];
+          if (bits & 8) sum[g][t].w += w.at[n * GROUP + g];
+        }
+      }
+    }
+  }
+}
+
 // A warp's units, of which lane i knows where unit i's entries begin and output i and its bias.
 struct Share {
   u32 units, start, output;
   float bias;
-  __device__ __forceinline__ void load(const Chunked& layer, u32 head) {
+  __device__ __forceinline__ void load(const Chunked& layer, const Order& order) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const u32 unit0 = word(head, FIRST_UNIT), all = word(head, UNITS), entry0 = word(head, FIRST_ENTRY);
+    const u32 unit0 = order.word(FIRST_UNIT), all = order.word(UNITS), entry0 = order.word(FIRST_ENTRY);
     const u32 many = (all + WARPS - 1) / WARPS, begin = unit0 + min(all, warp * many);
     units = unit0 + min(all, (warp + 1) * many) - begin;
     start = lane <= units ? layer.entry_start[begin + lane] - entry0 : 0;
@@ -257,73 +228,51 @@ struct Share {
   }
 };
 
-// The units of a warp for TILES tiles from a stage, to `to`. `seen`: the lane's rows of each tile that have a value.
+// The units of a warp for TILES tiles from a stage, to `to`. Sets a byte of `any` for each of the lane's rows that has
+// a value.
 template <int TILES, bool BITS, bool CODED>
-__device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* stage, Value* to,
-                                        u64 out_stride, Seen (&seen)[PAIR]) {
-  using Part = Some<TILES, BITS, CODED>;
+__device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* stage, float* to,
+                                        u64 out_stride, u32 (&any)[PAIR]) {
   const u32 lane = threadIdx.x % 32;
   const u8* weights = stage + SLOT_BYTES;
   const u8* locals = stage + SLOT_BYTES + WEIGHTS * 4;
-  const u8* mine = stage + (BITS ? lane * LANE / 32 * 4 : lane * 16);
-  u32 k = __shfl_sync(NONE, share.start, 0), stop = __shfl_sync(NONE, share.start, 1), unit = 0;
-  const u32 end = __shfl_sync(NONE, share.start, share.units);
-  // loads run ahead of the sums: of values by a part, of the slots they are in by a step
-  uint2 local = {}, following = {};
-  Part part, next;
-  if (k < end) {
-    local = *(const uint2*)(locals + k);
-    part.load(local, weights, k, 0, mine);
-  }
-  Rows sum[GROUP][TILES] = {};
-  while (unit < share.units) {
-    if (k < stop) {
-      const u32 after = min(k + STEP, end - STEP);
-      following = *(const uint2*)(locals + after);
-#pragma unroll
-      for (int n = 0; n < STEP; n += Part::MANY) {
-        if (n + Part::MANY < STEP)
-          next.load(local, weights, k, n + Part::MANY, mine);
-        else
-          next.load(following, weights, after, 0, mine);
-        part.add(sum);
-        part = next;
-      }
-      local = following;
-      k += STEP;
+  u32 k = __shfl_sync(NONE, share.start, 0);
+  for (u32 unit = 0; unit < share.units; unit++) {
+    const u32 stop = __shfl_sync(NONE, share.start, unit + 1);
+    float4 sum[GROUP][TILES] = {};
+    for (; k < stop; k += STEP) {
+      const uint2 local = *(const uint2*)(locals + k);
+      if constexpr (BITS)
+        add<TILES, CODED>(local, weights, k, (const u32*)stage + lane / 8, lane % 8 * 4, sum);
+      else
+        add<TILES, CODED>(local, weights, k, (const float4*)stage + lane, sum);
     }
-    if (k < stop) continue;
 #pragma unroll
     for (int g = 0; g < GROUP; g++) {
       const u32 neuron = __shfl_sync(NONE, share.output, unit * GROUP + g);
       const float b = __shfl_sync(NONE, share.bias, unit * GROUP + g);
-      if (GROUP == 1 || neuron != NONE) {
+      if (GROUP > 1 && neuron == NONE) continue;
 #pragma unroll
-        for (int t = 0; t < TILES; t++) {
-          const Packed y = pack(activate(sum[g][t], b, layer));
-          seen[t] |= Seen(y);
-          *(Packed*)(to + t * out_stride + (u64)neuron * TILE) = y;
-        }
+      for (int t = 0; t < TILES; t++) {
+        const float4 y = activate(sum[g][t], b, layer);
+        any[t] |= alive_bits(y, 8);
+        *(float4*)(to + t * out_stride + (u64)neuron * TILE) = y;
       }
-#pragma unroll
-      for (int t = 0; t < TILES; t++) sum[g][t] = Rows();
     }
-    unit++;
-    stop = __shfl_sync(NONE, share.start, min(unit + 1, share.units));
   }
 }
 
 template <int TILES>
 __device__ __forceinline__ void compute(const Chunked& layer, bool is_bits, const Share& share, const u8* stage,
-                                        Value* to, u64 out_stride, Seen (&seen)[PAIR]) {
+                                        float* to, u64 out_stride, u32 (&any)[PAIR]) {
   if (is_bits && layer.coded)
-    compute<TILES, true, true>(layer, share, stage, to, out_stride, seen);
+    compute<TILES, true, true>(layer, share, stage, to, out_stride, any);
   else if (is_bits)
-    compute<TILES, true, false>(layer, share, stage, to, out_stride, seen);
+    compute<TILES, true, false>(layer, share, stage, to, out_stride, any);
   else if (layer.coded)
-    compute<TILES, false, true>(layer, share, stage, to, out_stride, seen);
+    compute<TILES, false, true>(layer, share, stage, to, out_stride, any);
   else
-    compute<TILES, false, false>(layer, share, stage, to, out_stride, seen);
+    compute<TILES, false, false>(layer, share, stage, to, out_stride, any);
 }
 
 // Until `goal` blocks have come here. What they have written before can then be read, past the first-level cache.
@@ -338,16 +287,15 @@ __device__ __forceinline__ void meet(u32* arrived, u32 goal) {
 }
 
 // Layers first … last − 1. Row r of the tiles is row list[r] of the input, which is tiled alike; list null or *identity:
-// row r itself. in_stride: bytes a tile of the input, bits (then no list) or values; out_stride: values a tile of the
+// row r itself. in_stride: bytes a tile of the input, bits (then no list) or float; out_stride: floats a tile of the
 // outputs, which go to `out` and `other` in turns. alive[r] (null: not asked for) becomes 1 for rows with a value that is
 // not zero in the end. `arrived`: how many blocks have met so far, `met` at the start. For more than one layer all blocks
 // must run at the same time.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
-    staged(const Chunked* layers, u32 first, u32 last, const u8* in, u64 in_stride, u32 is_bits, Value* out, Value* other,
+    staged(const Chunked* layers, u32 first, u32 last, const u8* in, u64 in_stride, u32 is_bits, float* out, float* other,
            u64 out_stride, u8* alive, const u32* count, const u32* list, const u32* identity, u32* arrived, u32 met) {
   extern __shared__ __align__(16) u8 memory[];
   __shared__ __align__(16) u32 ring[2][LAYER_WORDS];  // the present layer and the next one, in turns
-  __shared__ Order orders[2];                         // of items, in turns
   Source source = {in, in_stride, list && !*identity ? list : nullptr, *count, is_bits};
   const u32 tiled = (source.rows + TILE - 1) / TILE, paired = (tiled + 1) / 2, step = gridDim.x;
   if (threadIdx.x < LAYER_WORDS) ring[0][threadIdx.x] = ((const u32*)(layers + first))[threadIdx.x];
@@ -361,29 +309,24 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     const u32 along = turns1 * 11 < turns2 * 20 ? 1 : PAIR;
     const u32 items = (along == 1 ? tiled : paired) * chunks, end = max(items, 1u) - 1;
     u32 number = blockIdx.x;
-    // chunks of the items to come; those past the end aren't prepared
-    u32 head = 0, next = 0, later = 0;
+    Order now, next;
     Share share, following;
-    if (number < items) {
-      head = header(layer, Item(number, chunks, along, tiled));
-      next = header(layer, Item(min(number + step, end), chunks, along, tiled));
-      later = header(layer, Item(min(number + 2 * step, end), chunks, along, tiled));
-      prepare(layer, source, Item(number, chunks, along, tiled), head, orders[turn % 2]);
-      if (number + step < items)
-        prepare(layer, source, Item(number + step, chunks, along, tiled), next, orders[(turn + 1) % 2]);
-      send_entries(layer, head, memory + turn % STAGES * STAGE_BYTES);
-      share.load(layer, head);
+    u32 head = 0;
+    if (number < items) {  // what is prepared past the end isn't sent for
+      now.head = header(layer, Item(number, chunks, along, tiled));
+      next.head = header(layer, Item(min(number + step, end), chunks, along, tiled));
+      head = header(layer, Item(min(number + 2 * step, end), chunks, along, tiled));
+      prepare(layer, source, Item(number, chunks, along, tiled), now);
+      send_entries(layer, now, memory + turn % STAGES * STAGE_BYTES);
+      share.load(layer, now);
+      prepare(layer, source, Item(min(number + step, end), chunks, along, tiled), next);
     }
-    u32 record = 0;
-    if (threadIdx.x < LAYER_WORDS && l + 1 < last) record = ((const u32*)(layers + l + 1))[threadIdx.x];
-    copy_wait_all();
-    if (l > first)
-      meet(arrived, met += step);
-    else
-      __syncthreads();
-    if (threadIdx.x < LAYER_WORDS && l + 1 < last) ring[(l + 1 - first) % 2][threadIdx.x] = record;
+    u32 word = 0;
+    if (threadIdx.x < LAYER_WORDS && l + 1 < last) word = ((const u32*)(layers + l + 1))[threadIdx.x];
+    if (l > first) meet(arrived, met += step);
+    if (threadIdx.x < LAYER_WORDS && l + 1 < last) ring[(l + 1 - first) % 2][threadIdx.x] = word;
     if (number < items)
-      send_inputs(source, Item(number, chunks, along, tiled), head, orders[turn % 2], memory + turn % STAGES * STAGE_BYTES);
+      send_inputs(source, Item(number, chunks, along, tiled), now, memory + turn % STAGES * STAGE_BYTES);
     for (; number < items; turn++, number += step) {
       const Item item(number, chunks, along, tiled);
       u8* stage = memory + turn % STAGES * STAGE_BYTES;
@@ -392,39 +335,35 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
       if (STAGES > 1 && number + step < items) {
         u8* other_stage = memory + (turn + 1) % STAGES * STAGE_BYTES;
         send_entries(layer, next, other_stage);
-        send_inputs(source, Item(number + step, chunks, along, tiled), next, orders[(turn + 1) % 2], other_stage);
+        send_inputs(source, Item(number + step, chunks, along, tiled), next, other_stage);
       }
       following.load(layer, next);
-      const bool more = number + 2 * step < items;
-      if (STAGES > 1 && more)
-        prepare(layer, source, Item(number + 2 * step, chunks, along, tiled), later, orders[turn % 2]);
-      const u32 latest = header(layer, Item(min(number + 3 * step, end), chunks, along, tiled));
-      Seen seen[PAIR] = {};
-      Value* to = out + item.tile0 * out_stride + threadIdx.x % 32 * LANE;
+      Order later;
+      later.head = head;
+      prepare(layer, source, Item(min(number + 2 * step, end), chunks, along, tiled), later);
+      head = header(layer, Item(min(number + 3 * step, end), chunks, along, tiled));
+      u32 any[PAIR] = {};
+      float* to = out + item.tile0 * out_stride + threadIdx.x % 32 * 4;
       if (item.tiles == 2)
-        compute<2>(layer, source.is_bits, share, stage, to, out_stride, seen);
+        compute<2>(layer, source.is_bits, share, stage, to, out_stride, any);
       else
-        compute<1>(layer, source.is_bits, share, stage, to, out_stride, seen);
+        compute<1>(layer, source.is_bits, share, stage, to, out_stride, any);
 #pragma unroll
-      for (int i = 0; i < PAIR * FOURS; i++) {
-        const u32 any = seen[i / FOURS].flags(i % FOURS);
-        u32* flags = (u32*)(alive + (item.tile0 + i / FOURS) * TILE) + threadIdx.x % 32 * FOURS + i % FOURS;
-        if (alive && l + 1 == last && any) atomicOr(flags, any);
-      }
+      for (int t = 0; t < PAIR; t++)
+        if (alive && l + 1 == last && any[t])
+          atomicOr((u32*)(alive + (item.tile0 + t) * TILE) + threadIdx.x % 32, any[t]);
       if (STAGES == 1) {
         __syncthreads();
         if (number + step < items) {
           send_entries(layer, next, memory);
-          send_inputs(source, Item(number + step, chunks, along, tiled), next, orders[(turn + 1) % 2], memory);
-          if (more) prepare(layer, source, Item(number + 2 * step, chunks, along, tiled), later, orders[turn % 2]);
+          send_inputs(source, Item(number + step, chunks, along, tiled), next, memory);
         }
       }
       share = following;
       next = later;
-      later = latest;
     }
-    source = {(const u8*)out, out_stride * sizeof(Value), nullptr, source.rows, 0};
-    Value* swap = out;
+    source = {(const u8*)out, out_stride * 4, nullptr, source.rows, 0};
+    float* swap = out;
     out = other;
     other = swap;
   }
