@@ -71,15 +71,16 @@ def checkout() -> Path | None:
 def commit() -> tuple[str, bool | None]:
     """The commit of the running code and whether its sources differ from it; ``("unknown", None)`` outside a checkout.
 
-    The environment variable SPDNN_COMMIT names it for a copy without its history, as on a cluster's node.
+    The environment variable SPDNN_COMMIT names it for a copy without its history or with an older one, as on a
+    cluster's node.
     """
-    root = checkout()
-    if root is not None and (root / ".git").exists():
+    root, named = checkout(), os.environ.get("SPDNN_COMMIT")
+    if root is not None and not named and (root / ".git").exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             head = _output(["git", "-C", str(root), "rev-parse", "HEAD"])
             changed = _output(["git", "-C", str(root), "status", "--porcelain", "--", "src", "pyproject.toml"])
             return head, bool(changed)
-    return os.environ.get("SPDNN_COMMIT") or "unknown", None
+    return named or "unknown", None
 
 
 def reset_peak_memory() -> None:
