@@ -134,8 +134,10 @@ class CompiledNetwork:
         return array.ctypes.data
 
 
-def fastest_forms(network: SparseNetwork, x: np.ndarray, *, seconds: float = 0.003, rounds: int = 15) -> CompiledNetwork:
-    """The network with its layers in the forms that make the whole fastest for these rows, found one by one."""
+def fastest_forms(
+    network: SparseNetwork, x: np.ndarray, *, seconds: float = 0.003, rounds: int = 15
+) -> CompiledNetwork:
+    """The network with its layers in the forms that make the whole fastest for these rows."""
     best = CompiledNetwork(network)
     for k, layer in enumerate(network):
         if layer.nnz == layer.outputs * len(np.unique(layer.indices)):
