@@ -46,7 +46,8 @@ def test_a_wrong_command_line_is_one_line_and_status_2(spdnn, arguments):
     ("arguments", "said"),
     [
         (["challenge", "--engine", "scpy"], "Did you mean 'scipy'?"),
-        (["challenge", "--engine", "scipy", "--dtype", "float16"], "Known: float32, float64"),
+        (["challenge", "--engine", "scipy", "--dtype", "float8"], "Known: float16, float32, float64"),
+        (["challenge", "--engine", "scipy", "--dtype", "float16"], "computes in float32 or float64, not float16"),
         (["challenge", "--neurons", "1000"], "1024, 4096, 16384 or 65536"),
         (["challenge", "--source", "minst"], "Did you mean 'mnist'?"),
         (["infer", "nowhere.safetensors", "nowhere.npy"], "nowhere.safetensors"),
