@@ -27,7 +27,7 @@ from spdnn import cli, record
 from spdnn.challenge import Inputs, Instance, run_instance
 from spdnn.data import digits
 from spdnn.engine import Options
-from spdnn.engines.cuda import CudaEngine
+from spdnn.engines.cuda import CudaEngine, estimate
 from spdnn.engines.cuda.pack import PackedNetwork
 from spdnn.engines.cuda.plan import CudaPlan
 from spdnn.engines.scipy import ScipyEngine
@@ -367,6 +367,18 @@ def test_float16_takes_half_the_bytes():
     for plan, nbytes in zip(plans, (4, 2), strict=True):
         moved = plan.run(features, profile=True).profile[0].nbytes
         assert moved == 301 * (100 + 64) * nbytes + plan._packed.layer_bytes[0]
+
+
+@pytest.mark.parametrize(("g", "share"), [(1, 0.5), (8, 1.0)])
+@pytest.mark.parametrize("memory", [1e6, 1e15])
+def test_float16_is_expected_to_take_half_the_time_where_bytes_bound_it(memory, g, share):
+    rates = estimate.Rates(memory, 1e9)
+    float32, float16 = (
+        estimate.expected_seconds(1000, [512] * 3, [(4096, g)] * 2, [0, 0], [(0, 1), (1, 2)], 0, rates, nbytes)
+        - estimate.expected_seconds(1000, [512, 512], [(4096, g)], [0], [(0, 1)], 0, rates, nbytes)
+        for nbytes in (4, 2)
+    )
+    assert float16 / float32 == pytest.approx(0.5 if memory < 1e9 else share)
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -1,8 +1,9 @@
 """About how long a run takes, told before it: a model of three terms, and what they are on the GPU at hand.
 
 A layer takes the longer of its bytes (`spdnn.engine.least_bytes`) over the memory's bandwidth, and of its loads of
-activations over the rate at which multiprocessors load floats from shared memory, 32 a cycle each; besides, each kernel
-costs LAUNCH_SECONDS. How many rows live in a layer isn't known before the run, so all are taken to live and to differ.
+activations over the rate at which multiprocessors load from shared memory, 32 floats or 64 halves a cycle each, or of
+its multiply-adds over theirs, 128 a cycle; besides, each kernel costs LAUNCH_SECONDS. How many rows live in a layer
+isn't known before the run, so all are taken to live and to differ.
 """
 
 from __future__ import annotations
@@ -60,16 +61,18 @@ def expected_seconds(
     steps: Sequence[tuple[int, int]],
     launches: int,
     of: Rates,
+    activation: int = 4,
 ) -> float:
     """Seconds for all layers with all rows live.
 
     widths : of all levels. entries : of each layer the padded entries and the outputs that share one. weights : bytes
     of each layer. steps : layers first … last − 1 whose rows stay in shared memory. launches : kernels in all.
+    activation : bytes of one.
     """
     total = LAUNCH_SECONDS * launches
     for first, last in steps:
-        read = widths[first] / 8 if first == 0 else 4 * widths[first]
-        moved = least_bytes(rows, read, 4 * widths[last], sum(weights[first:last])) / of.memory
-        loads = sum(max(rows * e, rows * e * g / _MULTIPLY_ADDS) for e, g in entries[first:last]) / of.gather
+        read = widths[first] / 8 if first == 0 else activation * widths[first]
+        moved = least_bytes(rows, read, activation * widths[last], sum(weights[first:last])) / of.memory
+        loads = sum(rows * e * max(activation / 4, g / _MULTIPLY_ADDS) for e, g in entries[first:last]) / of.gather
         total += max(moved, loads)
     return total

@@ -132,8 +132,9 @@ class CudaPlan(Plan):
             launches = len(steps) + sum(streaming.checked(k, depth) * (2 + 4 * merge) for k in range(depth))
             steps = [(k, k + 1) for k in range(depth)]  # rows pass through memory between layers of a launch, too
         entries = [(e, g) for _, g, e in packed.units_of]
+        launches, activation = launches * -(-rows // tile), np.dtype(packed.dtype).itemsize
         seconds = estimate.expected_seconds(
-            rows, packed.widths, entries, packed.layer_bytes, steps, launches * -(-rows // tile), self._rates
+            rows, packed.widths, entries, packed.layer_bytes, steps, launches, self._rates, activation
         )
         return {"expected_ms": 1000 * seconds, "expected_ms_per_layer": 1000 * seconds / depth}
 
