@@ -416,6 +416,7 @@ class Campaign:
         records: list[dict[str, Any]] = []
         for k, one in enumerate(found):
             record = record_of(one.model, one.job, data, dense_weights=dense_weights, seconds=one.seconds, timed=False)
+            record["training_device"] = self.setting.device
             record["matmul_precision"] = torch.get_float32_matmul_precision()
             record["experiment"], record["label"] = experiment or name, label_of(one.job)
             if kept(one):
