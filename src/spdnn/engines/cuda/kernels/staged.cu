@@ -8,74 +8,20 @@
 //
 // Definitions: GROUP (1 or 8), WARPS of a block, SLOTS and WEIGHTS, the most inputs and weights of a chunk, and STAGES,
 // the chunks there is room for: with 1, nothing is on its way while a chunk is computed.
-#include "common.cuh"
+#include "chunked.cuh"
 
 constexpr int TILE = 128;
-constexpr int STEP = 8;  // entries of a unit are a multiple of this
-constexpr int PAIR = 2;  // tiles at a time
-constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * 4;
-constexpr u32 STAGE_BYTES = SLOT_BYTES + WEIGHTS * 4 + WEIGHTS;
-
-#ifndef EMULATED
-__device__ __forceinline__ u32 load_acquire(const u32* from) {
-  u32 value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  return value;
-}
-// Between two looks at a word that another block will store.
-__device__ __forceinline__ void spin_alone() {}
-#endif
-
-// Of a chunk, a word for each of a warp's first lanes.
-enum Word { FIRST_INPUT, INPUTS, FIRST_UNIT, UNITS, FIRST_ENTRY, ENTRIES, WORDS = 8 };
-
-// A layer. Mirrors `pack.CHUNKED` in Python.
-struct Chunked {
-  const u32* chunk;  // (chunks, WORDS)
-  const u32* input;
-  const u32* output;
-  const u32* entry_start;
-  const u8* local;
-  const void* weight;  // float, or where coded the upper halves, which are exact
-  const float* bias;   // null: bias0 everywhere
-  float bias0, lower, upper;
-  u32 chunks, bias_all, coded;
-};
-constexpr u32 LAYER_WORDS = sizeof(Chunked) / 4;
-
-struct Source {
-  const u8* in;
-  u64 stride;       // bytes of a tile
-  const u32* list;  // null: rows are where they are
-  u32 rows, is_bits;
-};
-
-// Tiles and a chunk for them.
-struct Item {
-  u32 tile0, tiles, chunk;
-  __device__ __forceinline__ Item(u32 number, u32 chunks, u32 along, u32 tiled) {
-    tile0 = number / chunks * along;
-    tiles = min(along, tiled - tile0);
-    chunk = number % chunks;
-  }
-};
 
 // What a warp has to know before it can send for a chunk; loaded well before.
 struct Order {
   u32 head;             // lane i: word i of the chunk
   u32 neuron;           // lane i: the input that goes to slot i · WARPS + warp
   u32 row[PAIR * 4];    // where the lane's rows are
-  __device__ __forceinline__ u32 word(int k) const { return __shfl_sync(NONE, head, k); }
 };
-
-__device__ __forceinline__ u32 header(const Chunked& layer, const Item& item) {
-  const u32 lane = threadIdx.x % 32;
-  return lane < WORDS ? layer.chunk[item.chunk * WORDS + lane] : 0;
-}
 
 __device__ __forceinline__ void prepare(const Chunked& layer, const Source& source, const Item& item, Order& order) {
   const u32 slot = threadIdx.x % 32 * WARPS + threadIdx.x / 32;
-  const u32 first = order.word(FIRST_INPUT), inputs = order.word(INPUTS);
+  const u32 first = word(order.head, FIRST_INPUT), inputs = word(order.head, INPUTS);
   order.neuron = slot < inputs ? layer.input[first + slot] : 0;
   if (!source.list) return;
 #pragma unroll
@@ -85,21 +31,9 @@ __device__ __forceinline__ void prepare(const Chunked& layer, const Source& sour
   }
 }
 
-__device__ __forceinline__ void copy_all(void* shared, const void* global, u32 bytes) {
-  for (u32 i = threadIdx.x * 16; i < bytes; i += WARPS * 32 * 16)
-    copy_async_16((u8*)shared + i, (const u8*)global + i);
-}
-
-// Sends for the entries of a chunk, to a stage that is free.
-__device__ __forceinline__ void send_entries(const Chunked& layer, const Order& order, u8* stage) {
-  const u32 entry0 = order.word(FIRST_ENTRY), entries = order.word(ENTRIES), bytes = GROUP * (layer.coded ? 2 : 4);
-  copy_all(stage + SLOT_BYTES, (const u8*)layer.weight + (u64)entry0 * bytes, entries * bytes);
-  copy_all(stage + SLOT_BYTES + WEIGHTS * 4, layer.local + entry0, entries);
-}
-
 // Sends for the inputs of a chunk, to the same stage. Bits stay bits there, 16 bytes a slot and tile.
 __device__ __forceinline__ void send_inputs(const Source& source, const Item& item, const Order& order, u8* stage) {
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, inputs = order.word(INPUTS);
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, inputs = word(order.head, INPUTS);
   const u32 many = warp < inputs ? (inputs - warp + WARPS - 1) / WARPS : 0;
   if (source.is_bits) {
     if (warp == 0 && lane < PAIR * 4) ((u32*)stage)[inputs * PAIR * 4 + lane] = 0;
@@ -136,8 +70,6 @@ __device__ __forceinline__ void send_inputs(const Source& source, const Item& it
     }
   }
 }
-
-__device__ __forceinline__ u32 slot_of(uint2 local, int n) { return (n < 4 ? local.x : local.y) >> n % 4 * 8 & 0xff; }
 
 // N weights, 4 or a multiple, from weight `first` of a stage on.
 template <int N, bool CODED>
@@ -213,21 +145,6 @@ __device__ __forceinline__ void add(uint2 local, const u8* weights, u32 k, const
   }
 }
 
-// A warp's units, of which lane i knows where unit i's entries begin and output i and its bias.
-struct Share {
-  u32 units, start, output;
-  float bias;
-  __device__ __forceinline__ void load(const Chunked& layer, const Order& order) {
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const u32 unit0 = order.word(FIRST_UNIT), all = order.word(UNITS), entry0 = order.word(FIRST_ENTRY);
-    const u32 many = (all + WARPS - 1) / WARPS, begin = unit0 + min(all, warp * many);
-    units = unit0 + min(all, (warp + 1) * many) - begin;
-    start = lane <= units ? layer.entry_start[begin + lane] - entry0 : 0;
-    output = lane < units * GROUP ? layer.output[begin * GROUP + lane] : NONE;
-    bias = layer.bias && output != NONE ? layer.bias[output] : layer.bias0;
-  }
-};
-
 // The units of a warp for TILES tiles from a stage, to `to`. Sets a byte of `any` for each of the lane's rows that has
 // a value.
 template <int TILES, bool BITS, bool CODED>
@@ -275,17 +192,6 @@ __device__ __forceinline__ void compute(const Chunked& layer, bool is_bits, cons
     compute<TILES, false, false>(layer, share, stage, to, out_stride, any);
 }
 
-// Until `goal` blocks have come here. What they have written before can then be read, past the first-level cache.
-__device__ __forceinline__ void meet(u32* arrived, u32 goal) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicAdd(arrived, 1);
-    while (load_acquire(arrived) < goal) spin_alone();
-  }
-  __syncthreads();
-}
-
 // Layers first … last − 1. Row r of the tiles is row list[r] of the input, which is tiled alike; list null or *identity:
 // row r itself. in_stride: bytes a tile of the input, bits (then no list) or float; out_stride: floats a tile of the
 // outputs, which go to `out` and `other` in turns. alive[r] (null: not asked for) becomes 1 for rows with a value that is
@@ -317,14 +223,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
       next.head = header(layer, Item(min(number + step, end), chunks, along, tiled));
       head = header(layer, Item(min(number + 2 * step, end), chunks, along, tiled));
       prepare(layer, source, Item(number, chunks, along, tiled), now);
-      send_entries(layer, now, memory + turn % STAGES * STAGE_BYTES);
-      share.load(layer, now);
+      send_entries(layer, now.head, memory + turn % STAGES * STAGE_BYTES);
+      share.load(layer, now.head);
       prepare(layer, source, Item(min(number + step, end), chunks, along, tiled), next);
     }
-    u32 word = 0;
-    if (threadIdx.x < LAYER_WORDS && l + 1 < last) word = ((const u32*)(layers + l + 1))[threadIdx.x];
+    u32 record = 0;
+    if (threadIdx.x < LAYER_WORDS && l + 1 < last) record = ((const u32*)(layers + l + 1))[threadIdx.x];
     if (l > first) meet(arrived, met += step);
-    if (threadIdx.x < LAYER_WORDS && l + 1 < last) ring[(l + 1 - first) % 2][threadIdx.x] = word;
+    if (threadIdx.x < LAYER_WORDS && l + 1 < last) ring[(l + 1 - first) % 2][threadIdx.x] = record;
     if (number < items)
       send_inputs(source, Item(number, chunks, along, tiled), now, memory + turn % STAGES * STAGE_BYTES);
     for (; number < items; turn++, number += step) {
@@ -334,10 +240,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
       __syncthreads();  // the chunk is here, and what the other stage held has been used
       if (STAGES > 1 && number + step < items) {
         u8* other_stage = memory + (turn + 1) % STAGES * STAGE_BYTES;
-        send_entries(layer, next, other_stage);
+        send_entries(layer, next.head, other_stage);
         send_inputs(source, Item(number + step, chunks, along, tiled), next, other_stage);
       }
-      following.load(layer, next);
+      following.load(layer, next.head);
       Order later;
       later.head = head;
       prepare(layer, source, Item(min(number + 2 * step, end), chunks, along, tiled), later);
@@ -355,7 +261,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
       if (STAGES == 1) {
         __syncthreads();
         if (number + step < items) {
-          send_entries(layer, next, memory);
+          send_entries(layer, next.head, memory);
           send_inputs(source, Item(number + step, chunks, along, tiled), next, memory);
         }
       }

@@ -2,70 +2,16 @@
 //
 // Definitions as there, and HALF. What a block has to know before it can send for a chunk goes through shared memory,
 // and a warp loads values a part ahead of the sums.
+#include "chunked.cuh"
 #include "values.cuh"
 
-constexpr int STEP = 8;  // entries of a unit are a multiple of this
-constexpr int PAIR = 2;  // tiles at a time
 constexpr int WORDS_OF_BITS = TILE / 32;  // of a slot and tile
-constexpr u32 SLOT_BYTES = (SLOTS + 1) * PAIR * TILE * sizeof(Value);
-constexpr u32 STAGE_BYTES = SLOT_BYTES + WEIGHTS * 4 + WEIGHTS;
-
-#ifndef EMULATED
-__device__ __forceinline__ u32 load_acquire(const u32* from) {
-  u32 value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  return value;
-}
-// Between two looks at a word that another block will store.
-__device__ __forceinline__ void spin_alone() {}
-#endif
-
-// Of a chunk, a word for each of a warp's first lanes.
-enum Word { FIRST_INPUT, INPUTS, FIRST_UNIT, UNITS, FIRST_ENTRY, ENTRIES, WORDS = 8 };
-
-// A layer. Mirrors `pack.CHUNKED` in Python.
-struct Chunked {
-  const u32* chunk;  // (chunks, WORDS)
-  const u32* input;
-  const u32* output;
-  const u32* entry_start;
-  const u8* local;
-  const void* weight;  // float, or where coded the upper halves, which are exact
-  const float* bias;   // null: bias0 everywhere
-  float bias0, lower, upper;
-  u32 chunks, bias_all, coded;
-};
-constexpr u32 LAYER_WORDS = sizeof(Chunked) / 4;
-
-struct Source {
-  const u8* in;
-  u64 stride;       // bytes of a tile
-  const u32* list;  // null: rows are where they are
-  u32 rows, is_bits;
-};
-
-// Tiles and a chunk for them.
-struct Item {
-  u32 tile0, tiles, chunk;
-  __device__ __forceinline__ Item(u32 number, u32 chunks, u32 along, u32 tiled) {
-    tile0 = number / chunks * along;
-    tiles = min(along, tiled - tile0);
-    chunk = number % chunks;
-  }
-};
 
 // What a block has to know before it can send for a chunk; brought in well before.
 struct Order {
   u32 input[SLOTS];       // of each slot
   u32 row[PAIR * TILE];   // where the rows are
 };
-
-__device__ __forceinline__ u32 header(const Chunked& layer, const Item& item) {
-  const u32 lane = threadIdx.x % 32;
-  return lane < WORDS ? layer.chunk[item.chunk * WORDS + lane] : 0;
-}
-// Lane i of `head` has word i of a chunk.
-__device__ __forceinline__ u32 word(u32 head, int k) { return __shfl_sync(NONE, head, k); }
 
 __device__ __forceinline__ void prepare(const Chunked& layer, const Source& source, const Item& item, u32 head,
                                         Order& order) {
@@ -74,18 +20,6 @@ __device__ __forceinline__ void prepare(const Chunked& layer, const Source& sour
   if (!source.list) return;
   for (u32 i = threadIdx.x; i < item.tiles * TILE; i += WARPS * 32)
     copy_async_4(&order.row[i], source.list + min(item.tile0 * TILE + i, source.rows - 1));
-}
-
-__device__ __forceinline__ void copy_all(void* shared, const void* global, u32 bytes) {
-  for (u32 i = threadIdx.x * 16; i < bytes; i += WARPS * 32 * 16)
-    copy_async_16((u8*)shared + i, (const u8*)global + i);
-}
-
-// Sends for the entries of a chunk, to a stage that is free.
-__device__ __forceinline__ void send_entries(const Chunked& layer, u32 head, u8* stage) {
-  const u32 entry0 = word(head, FIRST_ENTRY), entries = word(head, ENTRIES), bytes = GROUP * (layer.coded ? 2 : 4);
-  copy_all(stage + SLOT_BYTES, (const u8*)layer.weight + (u64)entry0 * bytes, entries * bytes);
-  copy_all(stage + SLOT_BYTES + WEIGHTS * 4, layer.local + entry0, entries);
 }
 
 // Brings in the inputs of listed rows of a tile: asynchronous copies are of four bytes at least, so these aren't.
@@ -135,8 +69,6 @@ __device__ __forceinline__ void send_inputs(const Source& source, const Item& it
     }
   }
 }
-
-__device__ __forceinline__ u32 slot_of(uint2 local, int n) { return (n < 4 ? local.x : local.y) >> n % 4 * 8 & 0xff; }
 
 // The entries of a step that are loaded at a time: values of the lane's rows, and weights.
 template <int TILES, bool BITS, bool CODED>
@@ -221,21 +153,6 @@ struct Some {
   }
 };
 
-// A warp's units, of which lane i knows where unit i's entries begin and output i and its bias.
-struct Share {
-  u32 units, start, output;
-  float bias;
-  __device__ __forceinline__ void load(const Chunked& layer, u32 head) {
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const u32 unit0 = word(head, FIRST_UNIT), all = word(head, UNITS), entry0 = word(head, FIRST_ENTRY);
-    const u32 many = (all + WARPS - 1) / WARPS, begin = unit0 + min(all, warp * many);
-    units = unit0 + min(all, (warp + 1) * many) - begin;
-    start = lane <= units ? layer.entry_start[begin + lane] - entry0 : 0;
-    output = lane < units * GROUP ? layer.output[begin * GROUP + lane] : NONE;
-    bias = layer.bias && output != NONE ? layer.bias[output] : layer.bias0;
-  }
-};
-
 // The units of a warp for TILES tiles from a stage, to `to`. `seen`: the lane's rows of each tile that have a value.
 template <int TILES, bool BITS, bool CODED>
 __device__ __forceinline__ void compute(const Chunked& layer, const Share& share, const u8* stage, Value* to,
@@ -303,17 +220,6 @@ __device__ __forceinline__ void compute(const Chunked& layer, bool is_bits, cons
     compute<TILES, false, true>(layer, share, stage, to, out_stride, seen);
   else
     compute<TILES, false, false>(layer, share, stage, to, out_stride, seen);
-}
-
-// Until `goal` blocks have come here. What they have written before can then be read, past the first-level cache.
-__device__ __forceinline__ void meet(u32* arrived, u32 goal) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicAdd(arrived, 1);
-    while (load_acquire(arrived) < goal) spin_alone();
-  }
-  __syncthreads();
 }
 
 // Layers first … last − 1. Row r of the tiles is row list[r] of the input, which is tiled alike; list null or *identity:
