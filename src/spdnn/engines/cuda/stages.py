@@ -17,8 +17,6 @@ from .crew import Crew
 from .pack import TURN_UNITS, PackedNetwork
 
 PACKAGE = "spdnn.engines.cuda"
-SHARED_BYTES = 227 * 1024
-"""Shared memory a block of an H100 or H200 may take; other GPUs' limits are asked for."""
 BOUNDARIES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 64, 96)
 """Layers after which a stage ends where equal rows are merged; past the last, every LATER layers."""
 SPARSER = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
