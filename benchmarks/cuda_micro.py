@@ -296,6 +296,7 @@ WORKLOADS = {
     "fused": Workload(lasting, 1024, 24, 60000, "stages", "general", STAGES),
     "fused-groups": Workload(lasting, 1024, 24, 60000, "stages", "groups", FUSED),
     "fused-random": Workload(unstructured, 1024, 24, 60000, "stages", "general", FUSED),
+    "placed": Workload(lasting, 4096, 24, 20000, "placed", "general", {"placed": Work(moved_by_stages, all_edges)}),
     "few": Workload(lasting, 1024, 120, 100, "stages", "general", {"few": FEW}),
     "crew": Workload(lasting, 4096, 120, 8, "stages", "general", {"crew": CREW}),
     "settle": Workload(
@@ -309,6 +310,7 @@ WORKLOADS = {
 }
 CEILING_OF = {
     "fused": "shared_random_rows_of_16_floats",
+    "placed": "shared_random_rows_of_16_floats",
     "staged": "shared_random_rows_of_128_floats",
     "few": "shared_random_rows_of_4_floats",
     "crew": "shared_random_rows_of_4_floats",

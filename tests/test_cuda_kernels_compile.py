@@ -36,6 +36,7 @@ FORMS = {
             (16, 16, 1, 512, 2, 0, 8, "u32"),
         ]
     ],
+    "placed": [{"THREADS": threads, "INDEX": "u16"} for threads in (512, 1024)],
     "few": [
         {"THREADS": threads, "AHEAD": ahead, **index}
         for threads, ahead, index in itertools.product((64, 1024), (1, 3), INDEX)

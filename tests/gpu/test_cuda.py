@@ -1,4 +1,4 @@
-"""The CUDA engine against the float64 reference, in both regimes and in float16, with every switch on and off."""
+"""The CUDA engine against the float64 reference, in all regimes and in float16, with every switch on and off."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from spdnn.data import digits
 from spdnn.engine import Options
 from spdnn.engines.cuda import CudaEngine, estimate
 from spdnn.engines.cuda.pack import PackedNetwork
-from spdnn.engines.cuda.plan import CudaPlan
+from spdnn.engines.cuda.plan import REGIMES, CudaPlan
 from spdnn.engines.scipy import ScipyEngine
 from spdnn.errors import InputError
 from spdnn.features import Features
@@ -63,6 +63,12 @@ class TestLayers(TestGroups):
 
 class TestGeneralLayers(TestLayers):
     variant = "general"
+
+
+class TestPlaced(TestGeneral):
+    """Outputs take the places of inputs, as in networks of which two buffers don't fit shared memory."""
+
+    regime = "placed"
 
 
 def bounded(network: SparseNetwork, most: float) -> SparseNetwork:
@@ -211,7 +217,7 @@ def check(network, features, *, regime=None, **switches):
     return profile
 
 
-@pytest.mark.parametrize("regime", ["stages", "layers"])
+@pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("kind", ["bits", "csr", "dense"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_agrees_with_the_reference(name, kind, regime):
@@ -220,7 +226,7 @@ def test_agrees_with_the_reference(name, kind, regime):
     check(network, features_of(kind, network.inputs, random), regime=regime)
 
 
-@pytest.mark.parametrize("regime", ["stages", "layers"])
+@pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("variant", ["groups", "general"])
 @pytest.mark.parametrize("switches", list(itertools.product([False, True], repeat=3)))
 def test_switches_change_nothing(switches, variant, regime):
@@ -230,14 +236,14 @@ def test_switches_change_nothing(switches, variant, regime):
     check(network, features_of("bits", 128, random), regime=regime, variant=variant, **names)
 
 
-@pytest.mark.parametrize("regime", ["stages", "layers"])
+@pytest.mark.parametrize("regime", REGIMES)
 def test_streams_weights_and_rows_under_a_memory_limit(regime):
     random = np.random.default_rng(4)
     network = NETWORKS["power-law"](random)
     check(network, features_of("bits", network.inputs, random), regime=regime, memory_limit=6 << 20)
 
 
-@pytest.mark.parametrize("regime", ["stages", "layers"])
+@pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("switches", [{}, {"merge": False, "fold": False}, {"fold": False, "variant": "general"}])
 def test_official_layers(regime, switches):
     random = np.random.default_rng(5)
@@ -266,6 +272,33 @@ def test_every_multiprocessor_has_a_narrow_tile():
     np.testing.assert_allclose(plan.run(loaded, values=True).to_dense(), want, rtol=1e-5, atol=1e-5)
 
 
+def test_outputs_take_the_places_of_inputs():
+    """The official layers of 4096 neurons, a tile of 14 rows of which fits shared memory only once."""
+    network = challenge_network(4096, 9)
+    random = np.random.default_rng(11)
+    array = (random.random((700, 16, 16)) < 0.4).repeat(4, 1).repeat(4, 2).reshape(700, 4096)
+    array[random.random(700) < 0.3] = False
+    plan = CudaPlan(network, len(array), Options(variant="general", fold=False, merge=False))
+    assert plan.describe()["tile_rows"] == 14
+    assert not plan._packed.through
+    plan.close()
+    check(network, Features.from_bool(array), variant="general", fold=False, merge=False)
+
+
+def test_layers_without_free_places_go_through_memory():
+    random = np.random.default_rng(12)
+    fan_ins = [random.integers(0, 40, 2200) for _ in range(4)]
+    network = SparseNetwork([_layer(random, 2200, 2200, f, bias=0.1, bias_rule="all", upper=4.0) for f in fan_ins])
+    plan = CudaPlan(network, 300, Options(variant="general", fold=False), regime="placed")
+    assert plan._packed.through
+    plan.close()
+    features = features_of("bits", 2200, random)
+    check(network, features, variant="general", fold=False, regime="placed")
+    plan = CudaPlan(network, 300, Options(variant="general", fold=False))
+    assert plan._packed.tile is None  # it wouldn't pay
+    plan.close()
+
+
 def test_chunks_of_many_small_units():
     """Outputs by themselves, and some without inputs, beside groups: more units of 8 than warps have places for."""
     random = np.random.default_rng(5)
@@ -284,7 +317,7 @@ def test_chunks_of_many_small_units():
 def test_equal_rows_are_computed_once():
     random = np.random.default_rng(6)
     rows = np.tile(random.random((40, 96)) < 0.3, (25, 1))
-    for regime in ("stages", "layers"):
+    for regime in REGIMES:
         network = positive_bias("all")(np.random.default_rng(7))
         profile = check(network, Features.from_bool(rows), regime=regime, fold=False)
         assert profile[0].computed == 1000
@@ -444,7 +477,7 @@ def test_infer_in_float16(tmp_path, capsys):
     assert "in layer 1. Give it such bounds (--lower, --upper)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("regime", ["stages", "layers"])
+@pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("share", [0.6, 0.3, 0.1])
 def test_weights_pass_through_the_device_window_by_window(regime, share):
     random = np.random.default_rng(8)
@@ -495,7 +528,7 @@ def test_a_plan_says_beforehand_what_it_takes():
     random = np.random.default_rng(10)
     network = SparseNetwork([_layer(random, 128, 128, np.full(128, 12)) for _ in range(4)])
     facts = {}
-    for regime in ("stages", "layers"):
+    for regime in REGIMES:
         for rows in (100_000, 200_000, 300_000):
             plan = CudaPlan(network, rows, Options(fold=False, variant="general"), regime=regime)
             facts[rows] = plan.describe()

@@ -69,7 +69,7 @@ def chunk_layer(layer: SparseLayer, g: int = 1) -> Chunks | None:
     groups = input_groups(layer)
     if g > 1 and (-(-groups.sizes // g) * g).sum() > 1.5 * layer.outputs:
         g = 1
-    begin, size = _pieces(groups.starts, max(g, 16))
+    begin, size = cut_groups(groups.starts, max(g, 16))
     heads, units = groups.order[begin], -(-size // g)
     entries = -(-layer.fan_in[heads] // STEP) * STEP * units
     limits = np.array([MOST_INPUTS, MOST_OUTPUTS, MOST_ENTRIES, MOST_WEIGHTS // g, MOST_PLACES])
@@ -89,13 +89,21 @@ def chunk_layer(layer: SparseLayer, g: int = 1) -> Chunks | None:
     )
 
 
-def _pieces(starts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+def cut_groups(starts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Groups cut into pieces of at most `most` outputs: where each begins, and its size."""
     sizes = np.diff(starts)
     parts = -(-sizes // most)
     within = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
     begin = np.repeat(starts[:-1], parts) + within * most
     return begin, np.minimum(most, np.repeat(starts[1:], parts) - begin)
+
+
+def walk(layer: SparseLayer, heads: np.ndarray) -> np.ndarray:
+    """The numbers of the pieces whose inputs are those of the outputs `heads`, each followed by one of those that share
+    most inputs with it."""
+    needs, limits = np.zeros((heads.size, 0), np.int64), np.array([layer.inputs])
+    most = layer.nnz + 1
+    return _assign(layer.indptr, layer.indices, heads, needs, layer.inputs, limits, _SCAN, most)[0]
 
 
 @nb.njit(cache=True, nogil=True)

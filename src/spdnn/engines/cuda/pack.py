@@ -18,6 +18,7 @@ from ...machine import usable_cores
 from ...network import SparseLayer, SparseNetwork
 from ...rows import droppable
 from .chunks import Chunks, chunk_layer
+from .places import along, loads, place_units
 
 if TYPE_CHECKING:
     from .windows import HeldLayer, Windows
@@ -26,6 +27,8 @@ GROUP = 8
 """Outputs of a unit where a layer has input-set groups."""
 LARGEST_PADDING = 1.5
 """A layer is packed in groups where that takes at most this many times its outputs."""
+MOST_LOADS = 1.25
+"""Times its weights, padding and waiting for banks included, that a layer may load where outputs take places."""
 TURN_UNITS, TURN = 32, 4
 """Units of a slice of the second form, and entries of a step."""
 FEW_CONFLICTS = 0.05
@@ -41,9 +44,10 @@ WORKERS = min(16, max(2, usable_cores()))
 
 LAYER = np.dtype(
     [(name, "<u8") for name in ("index", "weight", "start", "output", "bias", "turns", "turn_start", "turn_output")]
+    + [(name, "<u8") for name in ("placed", "place", "place_in", "place_out")]
     + [(name, "<f4") for name in ("bias0", "lower", "upper")]
     + [(name, "<u4") for name in ("inputs", "outputs", "units", "g", "width", "bias_all", "may_drop", "entries")]
-    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "all_steps")]
+    + [(name, "<u4") for name in ("sliced", "slices", "turn_steps", "coded", "all_steps", "through", "unused")]
 )
 """The structure Layer of the kernels."""
 CHUNKED = np.dtype(
@@ -76,6 +80,10 @@ class PackedLayer:
         return self.record.dtype == CHUNKED
 
     @property
+    def through(self) -> bool:
+        return not self.chunked and bool(self.record["through"])
+
+    @property
     def nbytes(self) -> int:
         return _padded_bytes(self.arrays)
 
@@ -101,6 +109,29 @@ def unit_outputs(layer: SparseLayer, grouped: bool) -> tuple[np.ndarray, int]:
     out = np.full((int(units.sum()), GROUP), -1, np.int64)
     out[unit, within % GROUP] = groups.order
     return out, GROUP
+
+
+def suits_places(layer: SparseLayer, tile: tuple[int, int]) -> bool:
+    """Whether outputs of a layer can take the places of inputs in a tile as Packer takes it, and that without waste."""
+    units = along(layer)[:, 0]
+    start = np.concatenate([[0], np.cumsum(layer.fan_in[units])])
+    inputs = layer.indices[np.repeat(layer.indptr[units] - start[:-1], np.diff(start)) + np.arange(layer.nnz)]
+    order, steps = _turn_order(np.diff(start))
+    if place_units(start, inputs, order, np.arange(layer.inputs), *tile).through:
+        return False
+    if not layer.nnz:
+        return True
+    source, valid = _turn_entries(start, order, steps)
+    return valid.size * loads(inputs[source]) <= MOST_LOADS * layer.nnz
+
+
+def _turn_order(length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Units of so many entries in an order in which those of about as many stand in a slice, −1 for none; and the steps
+    of each slice."""
+    order = np.argsort(-length, kind="stable")
+    slices = -(-order.size // TURN_UNITS)
+    order = np.concatenate([order, np.full(slices * TURN_UNITS - order.size, -1)])
+    return order, -(-length[order[::TURN_UNITS]] // TURN)
 
 
 def _turn_entries(start: np.ndarray, order: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,12 +182,21 @@ def _spread(inputs: np.ndarray, start: np.ndarray, order: np.ndarray) -> tuple[n
 
 
 class Packer:
-    """Packs layers for one device; keeps the last arrays uploaded, which layers of one network often share."""
+    """Packs layers for one device; keeps the last arrays uploaded, which layers of one network often share.
 
-    def __init__(self, index_dtype: Any):
+    tile : where not None, (places of a tile, units of a pass): layers are packed for `placed.cu`, too, in order.
+    """
+
+    def __init__(self, index_dtype: Any, tile: tuple[int, int] | None = None):
         self._xp = importlib.import_module("cupy")
-        self._index_dtype = index_dtype
+        self._index_dtype, self._tile = index_dtype, tile
         self._last: dict[str, tuple[np.ndarray, Any]] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Before the first layer is packed (again): inputs are in their places."""
+        self._places: np.ndarray | None = None  # of the inputs of the next layer; None: each in that of its number
+        self._there: Any = None
 
     def _upload(self, name: str, array: np.ndarray) -> Any:
         """The array on the device, as it was last uploaded under that name if it is the same memory."""
@@ -200,13 +240,20 @@ class Packer:
             ok = valid & (output >= 0)
             weight[:, member] = xp.where(ok, data[xp.where(ok, source, 0)], xp.float32(0)) if data.size else 0
         record = np.zeros((), LAYER)
+        record["inputs"], record["outputs"], record["units"], record["g"] = layer.inputs, layer.outputs, units, g
         turned = sliced and g == 1 and units > 0
-        turns, alike = self._turns(record, start, outputs[:, 0], index, weight) if turned else ([], False)
-        if sliced and g == 1 and width and width % 8 == 0:
-            index, weight = self._sliced(index, units, width), self._sliced(weight, units, width)
-            entries, record["sliced"] = index.size, True
-        arrays = [index, weight]
-        record["index"], record["weight"] = index.data.ptr, weight.data.ptr
+        turns, placed, alike = self._turns(record, start, outputs[:, 0], index, weight) if turned else ([], [], False)
+        if not units:
+            self._places = np.zeros(0, np.uint16)
+            self._there = xp.zeros(1, xp.uint16)
+        arrays = []
+        if not placed:  # else the kernels read the second form only
+            if sliced and g == 1 and width and width % 8 == 0:
+                index, weight = self._sliced(index, units, width), self._sliced(weight, units, width)
+                entries, record["sliced"] = index.size, True
+            arrays = [index, weight]
+            record["index"], record["weight"] = index.data.ptr, weight.data.ptr
+        first = list(arrays)
         if width is None:
             starts = start_there.astype(xp.uint64)
             arrays.append(starts)
@@ -221,10 +268,9 @@ class Packer:
             record["bias"] = bias.data.ptr
         else:
             record["bias0"] = layer.bias
-        unit_bytes = _padded_bytes(turns or arrays[:2]) + _padded_bytes(arrays[2:])
-        arrays += turns
+        unit_bytes = _padded_bytes(arrays) + _padded_bytes(turns) - (_padded_bytes(first) if turns else 0)
+        arrays += turns + placed
         record["lower"], record["upper"] = layer.lower, layer.upper
-        record["inputs"], record["outputs"], record["units"], record["g"] = layer.inputs, layer.outputs, units, g
         record["width"], record["entries"] = width or 0, min(entries, 2**32 - 1)
         record["bias_all"], record["may_drop"] = layer.bias_rule == "all", may_drop
         return PackedLayer(record, arrays, units, g, entries, unit_bytes, alike)
@@ -239,25 +285,28 @@ class Packer:
 
     def _turns(
         self, record: np.ndarray, start: np.ndarray, ids: np.ndarray, index: Any, weight: Any
-    ) -> tuple[list[Any], bool]:
-        """The second form of single outputs `ids`, whose entries are index and weight from `start` on: its arrays, and
-        whether neighbours mostly read the same inputs.
+    ) -> tuple[list[Any], list[Any], bool]:
+        """The second form of single outputs `ids`, whose entries are index and weight from `start` on.
+
+        Gives its arrays, those for `placed.cu`, and whether neighbours mostly read the same inputs.
 
         Units of about the same length stand in a slice. An entry is one word, the weight's upper half above the
         index, where all weights are exact in bfloat16 (the lower halves of their float32 are zero), else two.
         """
         xp = self._xp
-        length = np.diff(start)
-        order = np.argsort(-length, kind="stable")
-        slices = -(-order.size // TURN_UNITS)
-        order = np.concatenate([order, np.full(slices * TURN_UNITS - order.size, -1)])
-        steps = -(-length[order[::TURN_UNITS]] // TURN)
+        order, steps = _turn_order(np.diff(start))
+        slices = steps.size
         turn_start = np.concatenate([[0], np.cumsum(steps)])
         if index.size == 0:
             index, weight = xp.zeros(1, self._index_dtype), xp.zeros(1, xp.float32)
         inputs = index.get()
         source, valid = _turn_entries(start, order, steps)
-        if start[-1] > 0 and order.size <= MOST_SPREAD and _conflicts(inputs[source]) > FEW_CONFLICTS:
+        if (
+            start[-1] > 0
+            and not self._tile
+            and order.size <= MOST_SPREAD
+            and _conflicts(inputs[source]) > FEW_CONFLICTS
+        ):
             order, entry = _spread(inputs, start, order)
             source, valid = _turn_entries(start, order, steps)
             source = entry[source]
@@ -285,7 +334,43 @@ class Packer:
         if (outputs != np.arange(outputs.size)).any():
             arrays.append(xp.asarray(outputs.astype(np.int32)).view(xp.uint32))
             record["turn_output"] = arrays[-1].data.ptr
-        return arrays, alike
+        placed = self._placed(record, start, inputs, order, outputs, room, found, valid) if self._tile else []
+        return arrays, placed, alike
+
+    def _placed(
+        self,
+        record: np.ndarray,
+        start: np.ndarray,
+        inputs: np.ndarray,
+        order: np.ndarray,
+        outputs: np.ndarray,
+        turns: Any,
+        found: Any,
+        valid: Any,
+    ) -> list[Any]:
+        """The second form, `turns` of inputs `found`, with places in the place of inputs: its arrays."""
+        assert self._tile
+        xp, (places, together) = self._xp, self._tile
+        before = np.arange(int(record["inputs"])) if self._places is None else self._places
+        placing = place_units(start, inputs, order, before, places, together)
+        after = np.zeros(int(record["outputs"]), np.uint16)
+        after[outputs[outputs >= 0]] = placing.of[outputs >= 0]
+        place = xp.where(valid, xp.asarray(before.astype(np.uint32))[found], xp.uint32(places - 1))
+        words = turns.copy()
+        if record["coded"]:
+            words[: place.size] = ((words[: place.size] & xp.uint32(0xFFFF0000)) | place.reshape(-1)).astype(xp.uint32)
+        else:
+            pairs = words[: 2 * place.size].reshape(place.shape[0], 2, TURN_UNITS, 2, 2)
+            pairs[..., 0] = place.reshape(place.shape[0], TURN_UNITS, 2, 2).transpose(0, 2, 1, 3)
+        of, out = xp.asarray(placing.of), xp.asarray(after)
+        record["placed"], record["place"], record["place_out"] = words.data.ptr, of.data.ptr, out.data.ptr
+        record["through"] = placing.through
+        arrays = [words, of, out]
+        if self._places is not None:
+            arrays.append(self._there.copy())  # windows of layers come and go
+            record["place_in"] = arrays[-1].data.ptr
+        self._places, self._there = after, out
+        return arrays
 
     def pack_chunks(self, layer: SparseLayer, chunks: Chunks) -> PackedLayer:
         """A layer cut into chunks."""
@@ -322,6 +407,7 @@ class PackedNetwork:
     each stands for, and expand : which computed output each original one is; None where nothing was folded.
     chunked : layers are cut into chunks where that pays. ready : the network folded already, where memory held it.
     dtype : of activations as they are stored, which bounds have to fit (InputError); weights are float32 in any case.
+    tile : what Packer takes. through : a layer's outputs go to their places through main memory.
     """
 
     network: SparseNetwork
@@ -339,13 +425,15 @@ class PackedNetwork:
     chunked: bool = False
     ready: Folded | None = None
     dtype: str = "float32"
+    tile: tuple[int, int] | None = None
+    through: bool = False
 
     def __post_init__(self) -> None:
         self._xp = importlib.import_module("cupy")
         self._window_bytes = self.limit
         self.passing: Windows | None = None
         self.wide = max(self.network.widths) > 1 << 16
-        self._packer = Packer(np.uint32 if self.wide else np.uint16)
+        self._packer = Packer(np.uint32 if self.wide else np.uint16, self.tile)
         self.may_drop = droppable(self.network)
         self._resident: dict[int, PackedLayer] = {}
         self._alike: list[bool] = []
@@ -367,6 +455,7 @@ class PackedNetwork:
             self.units_of.append((packed.units, packed.g, packed.entries))
             self.chunks_of.append(packed.chunked)
             self._alike.append(packed.alike)
+            self.through = self.through or packed.through
             total += packed.nbytes
             self._resident[k] = packed
             if total > self.limit:
@@ -419,7 +508,9 @@ class PackedNetwork:
 
     def _form(self, layer: SparseLayer) -> np.ndarray | Chunks:
         chunks = chunk_layer(layer, GROUP if self.grouped else 1) if self.chunked else None
-        return unit_outputs(layer, self.grouped)[0] if chunks is None else chunks
+        if chunks is not None:
+            return chunks
+        return along(layer) if self.tile else unit_outputs(layer, self.grouped)[0]
 
     def _layers(self) -> Iterator[tuple[int, SparseLayer, np.ndarray | Chunks]]:
         """(number, layer, folded where asked for, its units or chunks); the next ones are made meanwhile."""
@@ -495,6 +586,7 @@ class PackedNetwork:
         holds all of them (`passing` is None). Windows come in order, from 0."""
         if first == 0:
             self._source = self._layers()
+            self._packer.start()
         assert self._source is not None
         self._resident.clear()
         for _ in range(first, last):

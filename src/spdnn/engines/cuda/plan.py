@@ -16,17 +16,17 @@ from ...fold import fold_within
 from ...network import SparseLayer, SparseNetwork
 from . import estimate, loader, stages, streaming
 from .chunks import chunk_layer
-from .pack import WORKERS, PackedNetwork
-from .stages import StageRunner, TileShape, tile_shape
+from .pack import WORKERS, PackedNetwork, suits_places
+from .stages import StageRunner, TileShape, placed_shape, tile_shape
 from .streaming import StreamRunner
 
-REGIMES = ("stages", "layers")
+REGIMES = ("stages", "placed", "layers")
 FAN_IN_PER_ROW = 2
 """Up to that many weights a neuron for each row of a tile, stages are used whatever the layers are like."""
 
 
 class CudaPlan(Plan):
-    """`regime` (one of REGIMES) forces how rows are run; by default stages wherever a tile fits.
+    """`regime` (one of REGIMES) forces how rows are run: stages with two buffers a tile, or one, or layers.
 
     In float16 it's layers always.
     """
@@ -62,17 +62,41 @@ class CudaPlan(Plan):
         shape = (options.variant == "groups", options.fold, self._weights_room())
         stored: dict[str, Any] = {"dtype": options.dtype}
         if not options.fold:
-            chunked = self._regime(network.widths, network.layers, 1)[0] == "layers"
-            return PackedNetwork(network, *shape, chunked=chunked, **stored)
+            return PackedNetwork(network, *shape, **self._form(network.widths, network.layers), **stored)
         ready = fold_within(network, memory.available() // 4, threads=WORKERS)
         if ready is not None:
-            chunked = self._regime(ready.network.widths, ready.network.layers, 1)[0] == "layers"
-            return PackedNetwork(network, *shape, chunked=chunked, ready=ready, **stored)
+            form = self._form(ready.network.widths, ready.network.layers)
+            return PackedNetwork(network, *shape, **form, ready=ready, **stored)
         packed = PackedNetwork(network, *shape, **stored)
-        if self._way("bits", packed)[0] == "layers":
+        form = self._form(packed.widths, packed.samples)
+        if any(form.values()):
             packed.release()
-            packed = PackedNetwork(network, *shape, chunked=True, **stored)
+            packed = PackedNetwork(network, *shape, **form, **stored)
         return packed
+
+    def _form(self, widths: Sequence[int], layers: Sequence[SparseLayer]) -> dict[str, Any]:
+        """How PackedNetwork is to pack those layers."""
+        placed = self._placed(widths, layers)
+        if placed:
+            return {"tile": placed.packed_for}
+        return {"chunked": self._regime(widths, layers, 1)[0] == "layers"}
+
+    def _placed(self, widths: Sequence[int], layers: Sequence[SparseLayer]) -> TileShape | None:
+        """The tile whose outputs take the places of inputs, where that is forced, or pays."""
+        shape = placed_shape(widths, self._shared_limit)
+        if self._forced == "placed":
+            return shape
+        if self._forced or shape is None or self.options.variant == "groups":
+            return None
+        two = tile_shape(widths, 1, True, self._shared_limit)
+        if two and two.rows >= shape.rows:
+            return None
+        assert shape.packed_for
+        return shape if all(suits_places(layer, shape.packed_for) for layer in _some(layers)) else None
+
+    @property
+    def _shared_limit(self) -> int:
+        return int(self._device.attributes["MaxSharedMemoryPerBlockOptin"])
 
     def _room(self) -> int:
         self._xp.get_default_memory_pool().free_all_blocks()
@@ -158,6 +182,8 @@ class CudaPlan(Plan):
         packed = packed or self._packed
         if packed.chunked:
             return "layers", None
+        if packed.tile:
+            return "stages", placed_shape(packed.widths, self._shared_limit)
         return self._regime(packed.widths, packed.samples, max(g for _, g, _ in packed.units_of), kind)
 
     def _regime(
@@ -168,12 +194,11 @@ class CudaPlan(Plan):
         Stages read all weights of a layer for each tile, so that with few rows a tile they are for layers that have
         few weights a neuron, or whose inputs don't pay to be staged chunk by chunk.
         """
-        limit = int(self._device.attributes["MaxSharedMemoryPerBlockOptin"])
-        shape = tile_shape(widths, g, kind == "bits", limit)
+        shape = tile_shape(widths, g, kind == "bits", self._shared_limit)
         if self._forced == "layers" or shape is None:
             return "layers", None
         if self._forced is None:
-            some = [layers[k] for k in sorted({0, len(layers) // 2, len(layers) - 1})]
+            some = _some(layers)
             weights = sum(layer.nnz for layer in some) / max(1, sum(layer.outputs for layer in some))
             chunked = sum(chunk_layer(layer) is not None for layer in some)
             if weights > FAN_IN_PER_ROW * shape.rows and 2 * chunked > len(some):
@@ -220,13 +245,14 @@ class CudaPlan(Plan):
         tiles = -(-max(1, part.rows) // tile_rows)
         if kind == "bits":
             words = xp.asarray(part.to_bits())
-            stride = (stages if regime == "stages" else streaming).bit_stride(columns, tile_rows)
+            field = shape.field if regime == "stages" else tile_rows
+            stride = (stages if regime == "stages" else streaming).bit_stride(columns, field)
             out = xp.zeros(max(16, tiles * stride), xp.uint8)
             if out.size and words.size:
                 kernel = loader.load(stages.PACKAGE, "bits", index).get_function("tile_bits")
                 arguments = (
-                    words, u64(words.shape[1]), u32(part.rows), u32(columns), u32(tile_rows), out, u64(stride),
-                    u64(tiles * stride),
+                    words, u64(words.shape[1]), u32(part.rows), u32(columns), u32(tile_rows), u32(field), out,
+                    u64(stride), u64(tiles * stride),
                 )  # fmt: skip
                 kernel((4096,), (256,), arguments)
         elif regime == "stages":
@@ -369,6 +395,11 @@ class CudaPlan(Plan):
         self._runners.clear()
         del self._packed
         self._xp.get_default_memory_pool().free_all_blocks()
+
+
+def _some(layers: Sequence[SparseLayer]) -> list[SparseLayer]:
+    """The first, a middle and the last one."""
+    return [layers[k] for k in sorted({0, len(layers) // 2, len(layers) - 1})]
 
 
 class _Handle:

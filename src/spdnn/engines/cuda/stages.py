@@ -1,4 +1,4 @@
-"""Many layers at a time: tiles of rows stay in shared memory through a stage (`kernels/fused.cu`).
+"""Many layers at a time: tiles of rows stay in shared memory through a stage (`kernels/fused.cu`, `kernels/placed.cu`).
 
 A run is a sequence of stages. Between two the rows that live are put together row by row, bitwise equal ones are
 found (`kernels/settle.cu`), and all counts stay on the device, so that the whole run is one CUDA graph.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import loader
+from . import loader, places
 from .crew import Crew
 from .pack import TURN_UNITS, PackedNetwork
 
@@ -24,6 +24,7 @@ SPARSER = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 NARROW = 14
 """Rows of a tile where that gives every multiprocessor one, and all 16 would leave some without."""
 LATER = 128
+PLACED_THREADS = 1024
 FEW_AHEAD = 3
 """Layers of weights that `few` has on their way where all layers are small enough, else 1."""
 
@@ -41,7 +42,10 @@ def stage_bounds(first: int, last: int, every_layer: bool, merge: bool) -> list[
 class TileShape:
     """How a tile is computed: its rows, floats of one of its two buffers, groups of four rows a thread computes at a
     time (4: all of 16 rows, from the second form of `pack`), threads, blocks of a multiprocessor, and floats from one
-    row to the next of the tile that is brought in meanwhile (0: none is)."""
+    row to the next of the tile that is brought in meanwhile (0: none is).
+
+    places : where not 0, of the one buffer that `placed.cu` has, and what else is told of buffers is 0.
+    """
 
     rows: int
     span: int
@@ -49,10 +53,21 @@ class TileShape:
     threads: int
     blocks: int
     pitch: int = 0
+    places: int = 0
 
     @property
     def shared_bytes(self) -> int:
-        return 4 * (2 * self.span + self.rows * self.pitch)
+        return self.places * places.BYTES or 4 * (2 * self.span + self.rows * self.pitch)
+
+    @property
+    def field(self) -> int:
+        """Bits of a neuron in a tile of bit-packed rows."""
+        return places.FIELD if self.places else self.rows
+
+    @property
+    def packed_for(self) -> tuple[int, int] | None:
+        """What `pack.Packer` takes as `tile`."""
+        return (self.places, self.threads) if self.places else None
 
 
 def tile_shape(widths: Sequence[int], g: int, bits: bool, shared_limit: int) -> TileShape | None:
@@ -82,6 +97,16 @@ def tile_shape(widths: Sequence[int], g: int, bits: bool, shared_limit: int) -> 
     return None
 
 
+def placed_shape(widths: Sequence[int], shared_limit: int) -> TileShape | None:
+    """A tile whose outputs take the places of inputs, or None where it doesn't fit."""
+    widest = max(widths)
+    # one in 128 is spare: what two passes read holds its place until the second
+    wanted, room = widest + max(128, widest // 32) + 1, (shared_limit - 1024) // places.BYTES
+    if widest + widest // 128 + 1 > room:
+        return None
+    return TileShape(places.ROWS, 0, 0, PLACED_THREADS, 1, places=min(wanted, room))
+
+
 def bit_stride(columns: int, rows: int) -> int:
     """Bytes of a tile of `rows` bit-packed rows."""
     return -(-columns * rows // 128) * 16
@@ -92,28 +117,19 @@ class StageRunner:
 
     def __init__(self, xp: Any, packed: PackedNetwork, shape: TileShape, capacity: int):
         self._xp, self._packed, self._capacity = xp, packed, capacity
-        self.tile_rows, self._span, self._threads = shape.rows, shape.span, shape.threads
+        self._shape, self._threads = shape, shape.threads
         self._few_span = -(-max(packed.widths[1:]) // 4) * 4
-        group = max(g for _, g, _ in packed.units_of)
         index = {"INDEX": "u32" if packed.wide else "u16"}
-        tile: dict[str, Any] = {
-            "ROWS": shape.rows,
-            "QUADS": shape.quads,
-            "THREADS": shape.threads,
-            "BLOCKS": shape.blocks,
-            "PITCH": shape.pitch,
-        }
         device = xp.cuda.Device().attributes
         self._sms = device["MultiProcessorCount"]
         self._shared = shape.shared_bytes
         self._blocks = self._sms * shape.blocks
         self._fused = []
         """(the most rows it is for, kernel): the first one that serves is taken."""
-        narrow = [(NARROW * self._sms, {"TAKEN": NARROW})] if shape.quads == 4 and packed.alike else []
-        for most, taken in (*narrow, (2**32 - 1, {})):
-            kernel = loader.load(PACKAGE, "fused", {**tile, "GROUP": group, **index, **taken}).get_function("fused")
-            kernel.max_dynamic_shared_size_bytes = self._shared
-            self._fused.append((most, kernel))
+        if shape.places:
+            self._load_placed(index)
+        else:
+            self._load_fused(index, max(g for _, g, _ in packed.units_of))
         self._few = self._few_kernel(index)
         self._crew = Crew(xp, packed)
         settle = loader.load(PACKAGE, "settle", index)
@@ -136,6 +152,30 @@ class StageRunner:
         self._rows = xp.zeros(1, xp.uint32)
         copies = packed.copies
         self._copies = None if copies is None else xp.asarray(copies.astype(np.float32))
+
+    def _load_fused(self, index: dict[str, str], group: int) -> None:
+        shape = self._shape
+        tile = {
+            "ROWS": shape.rows,
+            "QUADS": shape.quads,
+            "THREADS": shape.threads,
+            "BLOCKS": shape.blocks,
+            "PITCH": shape.pitch,
+            "GROUP": group,
+        }
+        narrow = [(NARROW * self._sms, {"TAKEN": NARROW})] if shape.quads == 4 and self._packed.alike else []
+        for most, taken in (*narrow, (2**32 - 1, {})):
+            kernel = loader.load(PACKAGE, "fused", {**tile, **index, **taken}).get_function("fused")
+            kernel.max_dynamic_shared_size_bytes = self._shared
+            self._fused.append((most, kernel))
+
+    def _load_placed(self, index: dict[str, str]) -> None:
+        kernel = loader.load(PACKAGE, "placed", {"THREADS": self._threads, **index}).get_function("placed")
+        kernel.max_dynamic_shared_size_bytes = self._shared
+        self._fused.append((2**32 - 1, kernel))
+        units = -(-max(self._packed.widths[1:]) // TURN_UNITS) * TURN_UNITS if self._packed.through else 0
+        self._units = units
+        self._scratch = self._xp.empty((self._blocks, units, places.FIELD), self._xp.float32) if units else None
 
     def _few_kernel(self, index: dict[str, str]) -> Any:
         """`few`, with as many threads as have something to do, and room for the weights of most layers."""
@@ -189,7 +229,7 @@ class StageRunner:
         if self._source is None:
             kind, array = self._features
             if kind == "bits":
-                bits, stride = array, u64(bit_stride(packed.widths[0], self.tile_rows))
+                bits, stride = array, u64(bit_stride(packed.widths[0], self._shape.field))
             else:
                 x, x_stride = array, u64(packed.widths[0])
             count, rows_listed = self._rows, null
@@ -203,16 +243,18 @@ class StageRunner:
         few = 0 if self._source is None else max(self._few_rows, self._crew.rows)
         least = few + 1
         for most, fused in self._fused if self._source is not None else self._fused[-1:]:
-            fused(
-                (self._blocks,),
-                (self._threads,),
-                (
-                    packed.table, u32(first), u32(last), bits, stride, x, x_stride, rows_listed, count, kept,
-                    u64(self._stride), self._hashes if merge and not end else null, self._slot,
-                    self._counts[0, s : s + 1], u32(self._span), u32(compact), u32(drop), u32(least), u32(most),
-                ),
-                shared_mem=self._shared,
+            arguments = (
+                packed.table, u32(first), u32(last), bits, stride, x, x_stride, rows_listed, count, kept,
+                u64(self._stride), self._hashes if merge and not end else null, self._slot, self._counts[0, s : s + 1],
             )  # fmt: skip
+            if self._shape.places:
+                scratch = null if self._scratch is None else self._scratch
+                arguments += (
+                    u32(self._shape.places), u32(compact), u32(drop), u32(least), scratch, u64(self._units),
+                )  # fmt: skip
+            else:
+                arguments += (u32(self._shape.span), u32(compact), u32(drop), u32(least), u32(most))
+            fused((self._blocks,), (self._threads,), arguments, shared_mem=self._shared)
             least = max(least, most + 1)
         if few:
             source = (x, x_stride, rows_listed, count)

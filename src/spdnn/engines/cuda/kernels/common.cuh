@@ -25,6 +25,12 @@ struct Layer {
   const uint4* turns;
   const u32* turn_start;
   const u32* turn_output;  // null: unit u is output u
+  // For placed.cu: `turns` with places in the place of inputs, the place of each of the slices' units (0xffff: none), of
+  // each input (null: that of its number) and of each output.
+  const uint4* placed;
+  const u16* place;
+  const u16* place_in;
+  const u16* place_out;
   float bias0, lower, upper;
   u32 inputs, outputs, units, g, width;
   u32 bias_all;      // bias to every entry, not only to those that are not zero
@@ -35,6 +41,8 @@ struct Layer {
   u32 turn_steps;    // of every slice where turn_start is null
   u32 coded;         // the second form's entries are one word, a bfloat16 above an index, else an index and a float
   u32 all_steps;     // of all slices
+  u32 through;       // placed.cu brings the outputs to their places through main memory
+  u32 unused;
 };
 
 __device__ __forceinline__ u64 unit_start(const Layer& layer, u32 unit) {

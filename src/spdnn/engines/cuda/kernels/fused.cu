@@ -5,7 +5,7 @@
 // brought in row by row while a tile is computed), GROUP (the largest g of any layer: 1 or 8), INDEX. QUADS = 4 is for 16 rows,
 // g = 1 and layers that have the second form; TAKEN (14 or, by default, all) of the rows are then used, 14 where
 // neighbouring outputs read the same inputs: a last quarter of two rows is a load of half the size. Not for bits.
-#include "common.cuh"
+#include "tile.cuh"
 
 #ifndef TAKEN
 #define TAKEN ROWS
@@ -123,27 +123,6 @@ __device__ __forceinline__ u32 compute_even(const Layer& layer, const void* in, 
 }
 
 #if QUADS == 4
-constexpr u32 WORDS = sizeof(Layer) / 4;
-
-// Four entries of a unit of the second form.
-template <bool CODED>
-struct Turn {
-  static constexpr int VECTORS = CODED ? 1 : 2;
-  uint4 at[VECTORS];
-  __device__ __forceinline__ void load(const uint4* from) {
-#pragma unroll
-    for (int v = 0; v < VECTORS; v++) at[v] = __ldg(from + 32 * v);
-  }
-  __device__ __forceinline__ u32 word(int k) const {
-    const uint4& v = at[k / 4];
-    return k % 4 == 0 ? v.x : k % 4 == 1 ? v.y : k % 4 == 2 ? v.z : v.w;
-  }
-  __device__ __forceinline__ u32 index(int n) const { return CODED ? word(n) & 0xffff : word(2 * n); }
-  __device__ __forceinline__ float weight(int n) const {
-    return __uint_as_float(CODED ? word(n) & 0xffff0000 : word(2 * n + 1));
-  }
-};
-
 // One layer, a unit a lane for all of the tile's rows.
 template <bool BITS, bool CODED>
 __device__ __forceinline__ u32 compute_turns(const Layer& layer, const void* in, float* out) {
@@ -221,57 +200,6 @@ __device__ __forceinline__ u32 compute_any(const Layer& layer, const void* in, f
   return compute<BITS, 1>(layer, in, out);
 }
 
-// Rows and tiles: thread t has row t % ROWS and of it four neurons at a time. In which order it takes the four
-// depends on its neighbours, so that the threads of a warp use all banks.
-__device__ __forceinline__ int turned(int j) {
-  const int along = threadIdx.x / ROWS;
-  return ROWS == 32 ? j : j ^ (ROWS == 4 ? along >> 1 & 3 : ROWS == 8 ? along & 3 : along & 1);
-}
-__device__ __forceinline__ float part(float4 v, int j) { return j & 2 ? (j & 1 ? v.w : v.z) : (j & 1 ? v.y : v.x); }
-
-// The row `from` (null: zeros) of so many neurons, to its place in the tile. aligned: four at a time can be loaded.
-__device__ __forceinline__ void load_tile(const float* from, u32 neurons, bool aligned, float* tile) {
-  float* to = tile + threadIdx.x % ROWS;
-#pragma unroll 4
-  for (u32 n = threadIdx.x / ROWS * 4; n < neurons; n += THREADS / ROWS * 4) {
-    float4 v = make_float4(0, 0, 0, 0);
-    if (from && aligned && n + 4 <= neurons) {
-      v = *(const float4*)(from + n);
-    } else if (from) {
-      v.x = from[n];
-      if (n + 1 < neurons) v.y = from[n + 1];
-      if (n + 2 < neurons) v.z = from[n + 2];
-      if (n + 3 < neurons) v.w = from[n + 3];
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int j = turned(i);
-      if (n + j < neurons) to[(n + j) * ROWS] = part(v, j);
-    }
-  }
-}
-
-// The thread's row of the tile to `to`, which is aligned and padded to four values. Returns its part of the row's hash
-// where that is asked for.
-__device__ __forceinline__ u64 keep_row(const float* tile, u32 neurons, float* to, bool hashed) {
-  const float* from = tile + threadIdx.x % ROWS;
-  u64 sum = 0;
-#pragma unroll 4
-  for (u32 n = threadIdx.x / ROWS * 4; n < neurons; n += THREADS / ROWS * 4) {
-    float4 v = make_float4(0, 0, 0, 0);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int j = turned(i);
-      if (n + j >= neurons) continue;
-      const float value = from[(n + j) * ROWS];
-      (j & 2 ? (j & 1 ? v.w : v.z) : (j & 1 ? v.y : v.x)) = value;
-      if (hashed) sum += hash_term(n + j, value);
-    }
-    *(float4*)(to + n) = v;
-  }
-  return sum;
-}
-
 #if PITCH
 // Sends for a tile's rows x[list[0]] … (list null: x[0] …), or its bits.
 __device__ __forceinline__ void send_tile(u32 tile, u32 rows, const u8* bits, u64 bits_stride, const float* x,
@@ -306,8 +234,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
           const u32* list, const u32* count, float* kept, u64 kept_stride, u64* hashes, u32* slot, u32* kept_count,
           u32 span, u32 early, u32 drop, u32 least, u32 most) {
   extern __shared__ __align__(16) float memory[];
-  __shared__ u32 source[ROWS], target[ROWS], alive_rows;
-  __shared__ u64 hash[ROWS];
+  __shared__ u32 alive_rows;
+  __shared__ Ending ending;
 #if QUADS == 4
   __shared__ __align__(16) u32 ring[3][WORDS];  // the present layer and the next ones, in turns
 #endif
@@ -322,11 +250,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   for (u32 tile = blockIdx.x; tile * TAKEN < rows; tile += gridDim.x) {
     __syncthreads();
     const int valid = min((u32)TAKEN, rows - tile * TAKEN);
-    if (threadIdx.x < ROWS) {
-      const u32 row = tile * TAKEN + threadIdx.x;
-      source[threadIdx.x] = (int)threadIdx.x < valid ? (list ? list[row] : row) : NONE;
-      hash[threadIdx.x] = 0;
-    }
+    ending.begin(tile * TAKEN, valid, list);
     if (threadIdx.x == 0) alive_rows = 0;
 #if QUADS == 4
     for (u32 i = threadIdx.x; i < 2 * WORDS; i += THREADS)
@@ -337,6 +261,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #endif
     __syncthreads();
     float *now = memory, *next = memory + span;
+    const auto put = [to = now + threadIdx.x % ROWS](u32 n, float value) { to[n * ROWS] = value; };
 #if QUADS == 4
     expect(*(const Layer*)ring[0]);
 #endif
@@ -345,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       for (u32 i = threadIdx.x; i < bits_stride / 16; i += THREADS) ((uint4*)now)[i] = ((const uint4*)coming)[i];
     } else if (sent) {
       const int r = threadIdx.x % ROWS;
-      load_tile(r < valid ? coming + r * PITCH : nullptr, layers[first].inputs, true, now);
+      load_row(r < valid ? coming + r * PITCH : nullptr, layers[first].inputs, true, put);
     } else
 #endif
     if (bits) {
@@ -353,8 +278,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       uint4* to = (uint4*)now;
       for (u32 i = threadIdx.x; i < bits_stride / 16; i += THREADS) to[i] = from[i];
     } else {
-      const u32 row = source[threadIdx.x % ROWS];
-      load_tile(row == NONE ? nullptr : x + (u64)row * x_stride, layers[first].inputs, x_stride % 4 == 0, now);
+      const u32 row = ending.source[threadIdx.x % ROWS];
+      load_row(row == NONE ? nullptr : x + (u64)row * x_stride, layers[first].inputs, x_stride % 4 == 0, put);
     }
     __syncthreads();
 #if PITCH
@@ -386,28 +311,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       }
     }
     if (dead) {
-      if ((int)threadIdx.x < valid) slot[source[threadIdx.x]] = NONE;
+      ending.drop(valid, slot);
       continue;
     }
     if (alive) atomicOr(&alive_rows, alive);
     __syncthreads();
-    if (threadIdx.x < 32) {
-      const u32 keep = (valid == 32 ? NONE : (1u << valid) - 1) & (drop ? alive_rows : NONE);
-      u32 free = 0;
-      if (threadIdx.x == 0) free = atomicAdd(kept_count, __popc(keep));
-      free = __shfl_sync(NONE, free, 0);
-      const u32 to = keep >> threadIdx.x & 1 ? free + __popc(keep & ((1u << threadIdx.x) - 1)) : NONE;
-      if (threadIdx.x < ROWS) target[threadIdx.x] = to;
-      if ((int)threadIdx.x < valid) slot[source[threadIdx.x]] = to;
-    }
-    __syncthreads();
-    const u32 to = target[threadIdx.x % ROWS];
-    u64 sum = to == NONE ? 0 : keep_row(now, layers[last - 1].outputs, kept + (u64)to * kept_stride, hashes);
-    if (!hashes) continue;
-#pragma unroll
-    for (int lane = 16; lane >= ROWS; lane /= 2) sum += __shfl_xor_sync(NONE, sum, lane);
-    if (threadIdx.x % 32 < ROWS && to != NONE) atomicAdd(&hash[threadIdx.x % ROWS], sum);
-    __syncthreads();
-    if (threadIdx.x < ROWS && to != NONE) hashes[to] = hash[threadIdx.x];
+    ending.claim(valid, drop ? alive_rows : NONE, kept_count, slot);
+    const float* mine = now + threadIdx.x % ROWS;
+    const auto value = [&](u32 n) { return mine[n * ROWS]; };
+    ending.keep(value, layers[last - 1].outputs, kept, kept_stride, hashes);
   }
 }
