@@ -110,8 +110,8 @@ def test_distillation_pulls_towards_the_teacher(data: ImageData) -> None:
     torch.testing.assert_close(wanted.exp().sum(-1), torch.ones(1, 10))
     recipe = Recipe(distill=1.0, temperature=2.0)
     labels = torch.zeros(1, 10, dtype=torch.int64)
-    torch.testing.assert_close(losses(wanted * 2.0, labels, wanted, recipe), torch.zeros(1), atol=1e-5, rtol=0)
-    assert float(losses(-wanted, labels, wanted, recipe)) > 0
+    torch.testing.assert_close(losses(wanted * 2.0, labels, wanted, recipe, torch.ones(1)), torch.zeros(1), atol=1e-5, rtol=0)
+    assert float(losses(-wanted, labels, wanted, recipe, torch.ones(1))) > 0
     with pytest.raises(InputError, match="teacher"):
         Trainer(dense_network([36, 8, 3]), data, recipe)
 

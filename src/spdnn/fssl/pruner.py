@@ -101,19 +101,18 @@ class Pruner:
             self._shrink_groups(stages, rate * often)
             self._shrink_weights(stages, rate * often)
         decided = [m for m, now in enumerate(due) if now]
-        for m in decided:
-            stage, progress = stages[m]
-            if stage == "groups":
-                self._drop_groups(m, progress)
-            else:
-                self._drop_weights(m, progress)
         if decided:
+            self._drop_groups([m for m in decided if stages[m][0] == "groups"], [p for _, p in stages])
+            pruned = [m for m in decided if stages[m][0] == "weights"]
+            reach = self._reach() if pruned else None
+            for m in pruned:
+                self._drop_weights(m, stages[m][1], reach)
             self._settle()
             self.hold()
-            for m in decided:
-                _, read = self._reach(self.members[m])
-                for k in self.prunable():
-                    self.alive[k][self.members[m]] &= read[k]
+            _, read = self._reach()
+            for k in self.prunable():
+                for m in decided:
+                    self.alive[k][self.members[m]] &= read[k][self.members[m]]
             self._settle()
         self.hold()
         return bool(decided)
@@ -251,31 +250,37 @@ class Pruner:
             for layer in self._free_layers():
                 soft_threshold_(layer.module.weight, threshold)
 
-    def _drop_groups(self, m: int, progress: float) -> None:
-        goal, at, counts = self.goals[m], self.members[m], self.counts(m)
-        target = goal.target
-        if isinstance(target, Latency):
-            final = target.ratio
-        else:
-            final = 1 - target.removed * (1.0 if target.structured else target.groups)
-        budget = budget_at(progress, 1.0, final) * self.dense_cost[m]
-        if not isinstance(target, Latency) and target.structured and progress == 1.0:
-            budget = float(np.floor(budget + 1e-6))
-        importance = {}
-        for k in self.prunable():
-            values = self.importance[k][at].double().cpu().numpy()
-            importance[k] = np.where(self.alive[k][at].cpu().numpy(), values, np.nan)
-        for k, gone in knapsack(goal.cost, counts, importance, budget).items():
-            if gone.any():
-                self.alive[k][at] &= torch.from_numpy(~gone).to(self.device)
-        self._prices[m] = goal.cost.prices(self.counts(m))
+    def _drop_groups(self, members: Sequence[int], progress: Sequence[float]) -> None:
+        """progress : of the stage, by member. What decisions need comes from the device, and goes there, once."""
+        if not members:
+            return
+        spaces = self.prunable()
+        importance = {k: self.importance[k].double().cpu().numpy() for k in spaces}
+        alive = {k: values.cpu().numpy() for k, values in self.alive.items()}
+        for m in members:
+            goal, at, target = self.goals[m], self.members[m], self.goals[m].target
+            if isinstance(target, Latency):
+                final = target.ratio
+            else:
+                final = 1 - target.removed * (1.0 if target.structured else target.groups)
+            budget = budget_at(progress[m], 1.0, final) * self.dense_cost[m]
+            if not isinstance(target, Latency) and target.structured and progress[m] == 1.0:
+                budget = float(np.floor(budget + 1e-6))
+            counts = {k: int(values[at].sum()) for k, values in alive.items()}
+            choice = {k: np.where(alive[k][at], importance[k][at], np.nan) for k in spaces}
+            for k, gone in knapsack(goal.cost, counts, choice, budget).items():
+                alive[k][at] &= ~gone
+            self._prices[m] = goal.cost.prices({k: int(values[at].sum()) for k, values in alive.items()})
+        for k in spaces:
+            self.alive[k].copy_(torch.from_numpy(alive[k]))
 
-    def _drop_weights(self, m: int, progress: float) -> None:
+    def _drop_weights(self, m: int, progress: float, reach: Sequence[dict[int, torch.Tensor]]) -> None:
+        """reach : see `_reach`."""
         goal, at = self.goals[m], self.members[m]
         assert not isinstance(goal.target, Latency)
         layers = self._free_layers()
-        fed, read = self._reach(at)
-        useful = {k: fed[k] & read[k] & self.alive[k][at] for k in fed}
+        fed, read = reach
+        useful = {k: fed[k][at] & read[k][at] & self.alive[k][at] for k in fed}
         active, scores, slopes, sizes = [], [], [], []
         for layer in layers:
             weight = layer.module.weight[at]
@@ -313,18 +318,18 @@ class Pruner:
             start += part.numel()
             self.masks.setdefault(layer.name, self._mask(layer.name))[at] = mask
 
-    def _reach(self, at: tuple[int, ...]) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    def _reach(self) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """Which channels depend on the input, and which reach the output, through weights that are not zero."""
         graph, spaces = self.graph, self.graph.spaces
-        nonzero = {x.name: x.module.weight[at] != 0 for x in graph.layers.values()}
-        fed = {k: torch.full_like(self.alive[k][at], k == graph.input_space) for k in spaces}
-        read = {k: torch.full_like(self.alive[k][at], space.fixed is not None) for k, space in spaces.items()}
+        nonzero = {x.name: x.module.weight != 0 for x in graph.layers.values()}
+        fed = {k: torch.full_like(self.alive[k], k == graph.input_space) for k in spaces}
+        read = {k: torch.full_like(self.alive[k], space.fixed is not None) for k, space in spaces.items()}
         layers, size = list(graph.layers.values()), -1
         while size != (size := int(torch.stack([v.sum() for v in (*fed.values(), *read.values())]).sum())):
             for x in layers:
-                fed[x.writes] |= (nonzero[x.name] & fed[x.reads]).any(1)
+                fed[x.writes] |= (nonzero[x.name] & fed[x.reads][..., None, :]).any(-1)
             for x in reversed(layers):
-                read[x.reads] |= (nonzero[x.name] & read[x.writes][:, None]).any(0)
+                read[x.reads] |= (nonzero[x.name] & read[x.writes][..., :, None]).any(-2)
         return fed, read
 
     def _settle(self) -> None:

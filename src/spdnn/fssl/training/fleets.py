@@ -45,10 +45,12 @@ def train_fleet(
     keep_zeros: bool = False,
     graphs: bool = True,
     after_epoch: EpochDone | None = None,
+    distill: Sequence[float] | None = None,
 ) -> list[Found]:
     """Train every job with every seed; the jobs' own seeds and recipes are replaced by these.
 
     build : the start of a seed; all of one architecture. latency : the model of each job that needs one.
+    distill : of each job, in place of the recipe's.
     Results come job by job, and within a job seed by seed. Raises InputError for methods that are no goal of a pruner,
     but for "dense".
     """
@@ -62,7 +64,11 @@ def train_fleet(
         fitted = replace(job, schedule=job.schedule.fitting(steps))
         goals += [_goal(fitted, fleet, model)] * len(seeds)
     pruner = Pruner(fleet.graph, goals, steps=steps, keep_zeros=keep_zeros)
-    trainer = Trainer(fleet, data, recipe, seeds=seeds, pruning=pruner, teacher=teacher, graphs=graphs)
+    recipes = [recipe if distill is None else replace(recipe, distill=share) for share in distill or jobs]
+    shares = [own.distill for own in recipes for _ in seeds]
+    trainer = Trainer(
+        fleet, data, recipe, seeds=seeds, pruning=pruner, teacher=teacher, graphs=graphs, distill=shares
+    )
     started = time.perf_counter()
     for epoch in range(recipe.epochs):
         trainer.epoch()
@@ -74,7 +80,7 @@ def train_fleet(
         for s, seed in enumerate(seeds):
             member = fleet.eval().member(c * len(seeds) + s)
             small = rivals.compacted(member, example.to(device))
-            found.append(Found(replace(job, seed=seed, recipe=recipe), small, seconds))
+            found.append(Found(replace(job, seed=seed, recipe=recipes[c]), small, seconds))
     return found
 
 

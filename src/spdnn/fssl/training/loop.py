@@ -79,7 +79,8 @@ class Trainer:
     model : an ordinary network, or a Fleet whose member c·S + s sees the images of seed s (S seeds in all).
     pruning : the FSSL of the model, or the Pruner of the fleet; the Trainer calls it.
     seeds : of the order of images and of their augmentation.
-    graphs : on a GPU, record a step once and replay it; only for models whose shapes stay.
+    graphs : on a GPU, record a step and replay it; it is recorded anew when a model becomes smaller.
+    distill : of every network, (members,), in place of the recipe's.
     """
 
     def __init__(
@@ -92,8 +93,9 @@ class Trainer:
         pruning: FSSL | Pruner | None = None,
         teacher: Teacher | None = None,
         graphs: bool = False,
+        distill: Sequence[float] | None = None,
     ):
-        if recipe.distill and teacher is None:
+        if any(distill or [recipe.distill]) and teacher is None:
             raise InputError("Expected a teacher to distil from.")
         self.model, self.data, self.recipe, self.seeds = model, data, recipe, list(seeds)
         self.pruning, self.teacher = pruning, teacher
@@ -104,6 +106,7 @@ class Trainer:
         self.rows = len(data.train[0])
         self.steps, self.done = recipe.steps(self.rows), 0
         self.loss = torch.zeros(self.members, device=self.device)
+        self.distill = torch.tensor(distill or [recipe.distill] * self.members, device=self.device)
         self.graphs = graphs and self.device.type == "cuda"
         rate: Any = torch.tensor(recipe.rate, device=self.device) if self.graphs else recipe.rate
         options: dict[str, Any] = {"fused": True, "weight_decay": recipe.decay, "capturable": self.graphs}
@@ -115,6 +118,8 @@ class Trainer:
         self._orders: torch.Tensor | None = None
         self._rows = torch.zeros(len(self.seeds), min(recipe.batch, self.rows), dtype=torch.int64, device=self.device)
         self._recorded: dict[bool, torch.cuda.CUDAGraph] = {}
+        self._shape: list[torch.Size] = []
+        self._distils = bool(self.distill.any())
 
     @property
     def per_epoch(self) -> int:
@@ -204,31 +209,34 @@ class Trainer:
         if augmented:
             assert self.recipe.augmentation is not None
             images = self.recipe.augmentation(images.flatten(0, 1), self._noise).unflatten(0, self._rows.shape)
-        wanted = self.teacher(images) if self.teacher is not None and self.recipe.distill else None
+        wanted = self.teacher(images) if self.teacher is not None and self._distils else None
         copies = self.members // len(self.seeds)
         if isinstance(self.model, Fleet):
             logits = self.model(images.repeat(copies, 1, 1, 1))
         else:
             logits = self.model(images[0])[None]
-        loss = losses(logits, labels.repeat(copies, 1), wanted, self.recipe)
+        loss = losses(logits, labels.repeat(copies, 1), wanted, self.recipe, self.distill)
         self.optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()
         self.optimizer.step()
         self.loss.copy_(loss.detach())
 
     def _replay(self, augmented: bool) -> None:
+        shape = [parameter.shape for parameter in self.model.parameters()]
+        if shape != self._shape:  # the first step, or the model was cut since
+            self._recorded.clear()
+            self._shape = shape
         if augmented not in self._recorded:
             with _side_stream(self.device):
-                state = [value.clone() for value in self.model.state_dict().values()]
+                changing = self._changing()
+                state = [value.clone() for value in changing]
                 for _ in range(3):
                     self._learn(augmented)
                 with torch.no_grad():  # as if the rehearsals had not been
-                    for parameter, value in zip(self.model.state_dict().values(), state, strict=True):
-                        parameter.copy_(value)
-                    if not self._recorded:
-                        for values in self.optimizer.state.values():
-                            for value in values.values():
-                                value.zero_()
+                    for value, before in zip(changing, state, strict=True):
+                        value.copy_(before)
+                    for value in self._changing()[len(changing) :]:  # what the first step made
+                        value.zero_()
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self._noise)
             self.optimizer.zero_grad(set_to_none=True)
@@ -237,12 +245,20 @@ class Trainer:
             self._recorded[augmented] = graph
         self._recorded[augmented].replay()
 
+    def _changing(self) -> list[torch.Tensor]:
+        """What a step changes: of the model, then of the optimiser."""
+        found = list(self.model.state_dict().values())
+        return found + [value for values in self.optimizer.state.values() for value in values.values()]
 
-def losses(logits: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor | None, recipe: Recipe) -> torch.Tensor:
+
+def losses(
+    logits: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor | None, recipe: Recipe, distill: torch.Tensor
+) -> torch.Tensor:
     """(members,): cross entropy with the labels, mixed with the divergence from the teacher.
 
     logits : (members, batch, classes). labels : (members, batch). wanted : the teacher's, (seeds, batch, classes), at
     the recipe's temperature; its gradients are scaled to those of temperature 1 (Hinton, Vinyals & Dean 2015).
+    distill : (members,), the weight of the teacher's answers.
     """
     members, batch, classes = logits.shape
     flat = logits.reshape(-1, classes)
@@ -253,7 +269,7 @@ def losses(logits: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor | No
     wanted = wanted.repeat(members // wanted.shape[0], 1, 1)
     own = (logits / recipe.temperature).log_softmax(-1)
     soft = (wanted.exp() * (wanted - own)).sum(-1).mean(1) * recipe.temperature**2
-    return (1 - recipe.distill) * hard + recipe.distill * soft
+    return (1 - distill) * hard + distill * soft
 
 
 @torch.no_grad()
