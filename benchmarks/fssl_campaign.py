@@ -61,11 +61,13 @@ BUDGET = {"97.6": 0.976, "98.85": 0.9885, "9560": 1 - 9560 / 266200}
 TIME_RATIOS = (0.25, 0.18, 0.13, 0.1)
 REHEARSAL = 5.0
 """Seconds for which a fleet's steps are tried."""
-DECISION = 0.1
+DECISION = 0.05
 """Seconds that one decision for one network is taken to last where processes share a GPU."""
 TARGET_RATIOS = {"cpu1": (0.5, 0.35, 0.26), "cpu128": (0.12, 0.06, 0.035)}
 """Of the dense network's time on a target, for networks tuned for it that are timed on all."""
 GPU_RATIOS = (0.35, 0.25, 0.18)
+MORE = 0.9
+"""The weight of the teacher's answers that is tried beside the usual one."""
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Setting:
     together : time.time() at which processes that share a GPU find out how fast they are; with it, processes whose
         methods are compared agree on the least epochs any of them can afford. hurry : how much faster than then they
         will be on the whole, as the others end earlier.
+    variants : of `m500` and `radix`, also other schedules and more distillation, to choose among by held-out images.
     times_later : keep the networks, time none. tables : a folder of latency tables, `DEVICE-BATCH-WIDEST.json`.
     """
 
@@ -98,13 +101,17 @@ class Setting:
     hold: float = 0.5
     groups: float = 0.8
     norm: bool = True
-    schedule: Schedule = field(default_factory=lambda: Schedule(weights_end=0.5, every=400, regrow=0.1, score="fisher"))
+    end: float = 0.5
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(weights_end=Setting.end, every=400, regrow=0.1, score="fisher")
+    )
     structured: Schedule = field(
         default_factory=lambda: Schedule(groups_end=0.21, weights_end=0.35, every=400, penalty=0.2)
     )
     wide_jobs: Sequence[str] = ()
     ratios: Sequence[float] = GPU_RATIOS
     radix_jobs: Sequence[str] = ()
+    variants: bool = False
     hurry: float = 1.0
     ends: float | None = None
     together: float | None = None
@@ -271,6 +278,23 @@ class Campaign:
                 self.say(f"latency model {device} {batch} up to {widest}, {kind}: Spearman {found['spearman']:.3f}, "
                          f"error {found['mean_error']:.1%}")  # fmt: skip
                 self.write("latency-model-gpu", records)
+
+    def gpu_sparse(self) -> None:
+        """CSR layers on the last target, added to its table of layers up to 1024 wide."""
+        device, batch = self.setting.targets[-1]
+        rng = np.random.default_rng(0)
+        shapes = []
+        for k in range(8 if self.setting.shapes < 60 else 24):
+            a, b = (8 * round(v / 8) for v in np.exp(rng.uniform(np.log(32), np.log(1024), 2)))
+            shapes.append(Shape(a, b, max(1, int(a * b * (0.3, 0.1, 0.03)[k % 3])), "csr"))
+        model = self.latency(device, batch, 1024)
+        timed = measure_shapes(shapes, batch=batch, device=device, rounds=2, seconds=self.setting.seconds)
+        ratios = [t.ms / model.layer(t.shape.inputs, t.shape.outputs) for t in timed]
+        self.say(f"{device}, {batch} rows: CSR takes {statistics.median(ratios):.2f} times as long as dense layers, "
+                 f"at least {min(ratios):.2f}")  # fmt: skip
+        if self.setting.tables:
+            whole = LatencyModel((*model.table, *timed), model.facts)
+            whole.save(self.setting.tables / f"{device}-{batch}-1024.json")
 
     def train_teacher(self, file: Path | None = None, *, wait: bool = False) -> None:
         """The ensemble to distil from; kept in a file, if one is given, and taken from it if it is there.
@@ -555,27 +579,40 @@ class Campaign:
 
     def m500(self) -> None:
         options: dict[str, Any] = {"hidden": (500, 300), "norm": self.setting.norm}
-        jobs = [Job(method="dense", **options)]
+        schedule, usual = self.setting.schedule, self.setting.distill
+        jobs = [(Job(method="dense", **options), usual)]
         for method, removed in (("fssl", 0.97), ("fssl", 0.98), ("magnitude", 0.97)):
-            target = self.sparsity(removed)
-            jobs.append(Job(method=method, target=target, schedule=self.setting.schedule, **options))
-        self.record("m500", self.fleet("m500", jobs), 545000, targets=[], kept=self.sample)
+            jobs.append((Job(method=method, target=self.sparsity(removed), schedule=schedule, **options), usual))
+        if self.setting.variants:
+            jobs.append((jobs[0][0], MORE))
+            for groups, end, distill in ((0.8, 0.5, MORE), (0.5, 0.5, usual), (0.5, 0.5, MORE), (0.8, 0.7, usual)):
+                plan = replace(schedule, **_ends(end))
+                jobs.append((Job(target=Sparsity(0.97, groups=groups), schedule=plan, **options), distill))
+        found = self.fleet("m500", [job for job, _ in jobs], distill=[share for _, share in jobs])
+        self.record("m500", found, 545000, targets=[], kept=self.sample)
 
     def radix(self) -> None:
         data = self.data.padded(32)
         options: dict[str, Any] = {"hidden": (), "radix": 2, "norm": self.setting.norm}
-        jobs = {"dense": Job(method="dense", **options)}
+        schedule, usual = self.setting.schedule, self.setting.distill
+        jobs = {"dense": (Job(method="dense", **options), usual)}
         for groups in (0.8, 0.5, 0.25):
             target = Sparsity(0.9, groups=groups)
-            jobs[f"{groups:g}"] = Job(target=target, schedule=self.setting.schedule, **options)
+            jobs[f"{groups:g}"] = (Job(target=target, schedule=schedule, **options), usual)
+        if self.setting.variants:
+            jobs["dense-more"] = (jobs["dense"][0], MORE)
+            for groups, end in ((0.8, 0.5), (0.5, 0.5), (0.8, 0.7)):
+                job = Job(target=Sparsity(0.9, groups=groups), schedule=replace(schedule, **_ends(end)), **options)
+                jobs[f"{groups:g}-{end:g}-more"] = (job, MORE)
         chosen = self.setting.radix_jobs or list(jobs)
         build = lambda seed: radix_network(2, seed=seed, norm=self.setting.norm)  # noqa: E731
         recipe = self.setting.recipe("radix")
         if self.setting.epochs["radix"] > 2:  # as good as 128 at the same epochs, in half the steps
             recipe = replace(recipe, batch=256, rate=3e-3)
         name = "-".join(["radix", *self.setting.radix_jobs])
-        fleet = [jobs[key] for key in chosen]
-        found = self.fleet(name, fleet, data=data, recipe=recipe, build=build, keep_zeros=True)
+        fleet = [jobs[key][0] for key in chosen]
+        distill = [jobs[key][1] for key in chosen]
+        found = self.fleet(name, fleet, data=data, recipe=recipe, build=build, keep_zeros=True, distill=distill)
         dense = 2 * 32768 + 10240
         self.record(name, found, dense, data=data, targets=[], kept=self.sample, experiment="radix")
 
@@ -642,7 +679,7 @@ class Campaign:
                     schedule = setting.structured.fitting(steps)
                     target = Sparsity(0.976, structured=True)
                     pruning = FSSL(model, example, target=target, steps=steps, schedule=schedule)
-                trainer = Trainer(model, self.data, recipe, pruning=pruning)
+                trainer = Trainer(model, self.data, recipe, pruning=pruning, graphs=True)
                 while trainer.done < trainer.steps:
                     trainer.step()
                 float(trainer.loss.sum())
@@ -654,7 +691,7 @@ class Campaign:
             least = {kind: min(values) for kind, values in seconds.items()}
             rows.append({"kind": "wall", "hidden": list(hidden), "device": setting.device, **least, "all": seconds})
             rows[-1] |= {"ratio": least["fssl"] / least["dense"], "batch": batch, "epochs": epochs}
-            rows[-1] |= {"norm": setting.norm, **machine.hardware()}
+            rows[-1] |= {"norm": setting.norm, "steps_recorded": setting.device == "cuda", **machine.hardware()}
             self.say(f"wall time {hidden}, batch {batch}: FSSL {least['fssl']:.2f} s, dense {least['dense']:.2f} s")
             self.write("wall", rows)
 
@@ -932,6 +969,8 @@ def label_of(job: Job) -> str:
             parts.append(f"structured-penalty{job.schedule.penalty:g}")
         elif job.method == "fssl":
             parts.append(f"groups{job.target.groups:g}")
+            parts += [f"end{job.schedule.weights_end:g}"] * (job.schedule.weights_end != Setting.end)
+    parts += [f"distill{job.recipe.distill:g}"] * (job.recipe.distill not in (0, Setting.distill))
     return "-".join([*parts, *["plain"] * (not job.norm)])
 
 
@@ -940,9 +979,9 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 
 
-PARTS = ("latency_check", "gpu_tables", "l300", "compact", "plain", "scratch", "m500", "radix", "times", "times_gpu",
-         "targets", "wall", "wide")  # fmt: skip
-NO_TEACHER = {"latency_check", "gpu_tables", "wall"}
+PARTS = ("latency_check", "gpu_tables", "gpu_sparse", "l300", "compact", "plain", "scratch", "m500", "radix", "times",
+         "times_gpu", "targets", "wall", "wide")  # fmt: skip
+NO_TEACHER = {"latency_check", "gpu_tables", "gpu_sparse", "wall"}
 
 
 def main() -> None:
@@ -961,6 +1000,8 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, default=0.02)
     parser.add_argument("--structured-penalty", type=float, default=0.2, help="where only whole neurons are removed")
     parser.add_argument("--regrow", type=float, default=0.1)
+    parser.add_argument("--every", type=int, default=400, help="steps between decisions")
+    parser.add_argument("--variants", action="store_true", help="other settings of m500 and radix, to choose among")
     parser.add_argument("--end", type=float, default=0.5, help="share of the training after which masks are fixed")
     parser.add_argument("--structured-end", type=float, default=0.35)
     parser.add_argument("--hold", type=float, default=0.5, help="share of the training before the learning rate falls")
@@ -992,8 +1033,11 @@ def main() -> None:
     setting = Setting(given.device, list(range(1, given.seeds + 1)), epochs)
     setting.augment, setting.distill, setting.rate = given.augment, given.distill, given.rate
     setting.fade, setting.groups, setting.hold = given.fade, given.groups, given.hold
-    setting.schedule = replace(setting.schedule, penalty=given.penalty, regrow=given.regrow, **_ends(given.end))
-    structured = replace(setting.structured, penalty=given.structured_penalty, **_ends(given.structured_end))
+    often: dict[str, Any] = {"every": given.every}
+    changes = {"penalty": given.penalty, "regrow": given.regrow} | often | _ends(given.end)
+    setting.schedule = replace(setting.schedule, **changes)
+    changes = {"penalty": given.structured_penalty} | often | _ends(given.structured_end)
+    structured = replace(setting.structured, **changes)
     setting.structured = structured
     setting.wide_jobs = tuple(filter(None, given.wide_jobs.split(",")))
     setting.ratios = [float(v) for v in given.ratios.split(",")]
@@ -1015,6 +1059,7 @@ def main() -> None:
         setting.radix_jobs = tuple(filter(None, given.radix_jobs.split(",")))
     setting.ends = given.within and began + given.within
     setting.together = given.together and began + given.together
+    setting.variants = given.variants
     setting.times_later, setting.tables = given.times_later, given.tables
     campaign = Campaign(setting, data, given.output)
     if given.time:

@@ -110,8 +110,13 @@ def test_distillation_pulls_towards_the_teacher(data: ImageData) -> None:
     torch.testing.assert_close(wanted.exp().sum(-1), torch.ones(1, 10))
     recipe = Recipe(distill=1.0, temperature=2.0)
     labels = torch.zeros(1, 10, dtype=torch.int64)
-    torch.testing.assert_close(losses(wanted * 2.0, labels, wanted, recipe, torch.ones(1)), torch.zeros(1), atol=1e-5, rtol=0)
-    assert float(losses(-wanted, labels, wanted, recipe, torch.ones(1))) > 0
+    fully = torch.ones(1)
+    found = losses(wanted * 2.0, labels, wanted, recipe, fully)
+    torch.testing.assert_close(found, torch.zeros(1), atol=1e-5, rtol=0)
+    assert float(losses(-wanted, labels, wanted, recipe, fully)) > 0
+    both = losses((-wanted).repeat(2, 1, 1), labels.repeat(2, 1), wanted, recipe, torch.tensor([0.0, 1.0]))
+    assert float(both[1]) == pytest.approx(float(losses(-wanted, labels, wanted, recipe, fully)))
+    assert float(both[0]) == pytest.approx(float(losses(-wanted, labels, None, recipe, fully)))
     with pytest.raises(InputError, match="teacher"):
         Trainer(dense_network([36, 8, 3]), data, recipe)
 

@@ -81,11 +81,12 @@ class FSSL:
         proximal steps. Call it before training and before `load_state_dict`."""
         self.optimizers = list(optimizers)
 
-    def step(self) -> None:
-        """Call it after every `optimizer.step()`, before gradients are cleared."""
+    def step(self, rate: float | None = None) -> None:
+        """Call it after every `optimizer.step()`, before gradients are cleared. rate : the optimiser's learning rate,
+        for one that keeps it on a GPU, where reading it means waiting."""
         if not self.optimizers:
             raise InputError("Expected prepare(optimizer) to be called before step().")
-        rate = float(self.optimizers[0].param_groups[0]["lr"])
+        rate = float(self.optimizers[0].param_groups[0]["lr"]) if rate is None else rate
         if self.pruner.step(rate) and self.schedule.shrink < 1:
             self._shrink()
 

@@ -66,9 +66,7 @@ def train_fleet(
     pruner = Pruner(fleet.graph, goals, steps=steps, keep_zeros=keep_zeros)
     recipes = [recipe if distill is None else replace(recipe, distill=share) for share in distill or jobs]
     shares = [own.distill for own in recipes for _ in seeds]
-    trainer = Trainer(
-        fleet, data, recipe, seeds=seeds, pruning=pruner, teacher=teacher, graphs=graphs, distill=shares
-    )
+    trainer = Trainer(fleet, data, recipe, seeds=seeds, pruning=pruner, teacher=teacher, graphs=graphs, distill=shares)
     started = time.perf_counter()
     for epoch in range(recipe.epochs):
         trainer.epoch()

@@ -151,9 +151,7 @@ class Trainer:
             self._replay(augmented)
         else:
             self._learn(augmented)
-        if isinstance(self.pruning, FSSL):
-            self.pruning.step()
-        elif self.pruning is not None:
+        if self.pruning is not None:
             self.pruning.step(rate)
         self.done += 1
 
