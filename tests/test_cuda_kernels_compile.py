@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from spdnn.engines.cuda import crew, loader
+from spdnn.engines.cuda import crew, loader, pieces
 from spdnn.errors import InputError
 
 pytest.importorskip("cupy", reason="needs CuPy and NVRTC: pip install 'spdnn[nvrtc]'")
@@ -37,6 +37,10 @@ FORMS = {
         ]
     ],
     "placed": [{"THREADS": threads, "INDEX": "u16"} for threads in (512, 1024)],
+    "pieces": [
+        {"THREADS": pieces.MOST_OUTPUTS, "SLOTS": pieces.MOST_INPUTS, "STAGES": stages, "INDEX": "u16"}
+        for stages in (1, 2)
+    ],
     "few": [
         {"THREADS": threads, "AHEAD": ahead, **index}
         for threads, ahead, index in itertools.product((64, 1024), (1, 3), INDEX)

@@ -285,6 +285,27 @@ def test_outputs_take_the_places_of_inputs():
     check(network, Features.from_bool(array), variant="general", fold=False, merge=False)
 
 
+@pytest.mark.parametrize("coded", [True, False])
+def test_pieces_of_wide_layers(coded):
+    random = np.random.default_rng(13)
+    layers = [*challenge_network(4096, 9)]
+    if not coded:  # weights that no bfloat16 holds, and outputs of other lengths
+        layers = [replace(layer, data=layer.data * (1 + 0.1 * random.random(layer.nnz))) for layer in layers]
+        few = np.concatenate(
+            [np.arange(layers[3].indptr[o], layers[3].indptr[o] + 32 - 8 * (o % 2)) for o in range(4096)]
+        )
+        indptr = np.concatenate([[0], np.cumsum(np.where(np.arange(4096) % 2, 24, 32))])
+        layers[3] = replace(layers[3], indptr=indptr, indices=layers[3].indices[few], data=layers[3].data[few])
+    network = SparseNetwork(layers)
+    array = (random.random((500, 16, 16)) < 0.45).repeat(4, 1).repeat(4, 2).reshape(500, 4096)
+    array[random.random(500) < 0.3] = False
+    switches = {"variant": "general", "fold": False, "merge": coded}
+    plan = CudaPlan(network, len(array), Options(**switches), regime="layers")
+    assert plan.describe()["pieced_layers"] == 9
+    plan.close()
+    check(network, Features.from_bool(array), regime="layers", **switches)
+
+
 def test_layers_without_free_places_go_through_memory():
     random = np.random.default_rng(12)
     fan_ins = [random.integers(0, 40, 2200) for _ in range(4)]

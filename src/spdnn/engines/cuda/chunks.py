@@ -75,7 +75,7 @@ def chunk_layer(layer: SparseLayer, g: int = 1) -> Chunks | None:
     limits = np.array([MOST_INPUTS, MOST_OUTPUTS, MOST_ENTRIES, MOST_WEIGHTS // g, MOST_PLACES])
     needs = np.stack([size, entries, entries, units * g], axis=1)
     most = layer.nnz / LEAST_REUSE
-    order, chunk_start, total = _assign(layer.indptr, layer.indices, heads, needs, layer.inputs, limits, _SCAN, most)
+    order, chunk_start, total = assign(layer, heads, needs, limits, most)
     if total > most:
         return None
     outputs = np.full((int(units.sum()), g), -1, np.int32)
@@ -99,21 +99,26 @@ def cut_groups(starts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def walk(layer: SparseLayer, heads: np.ndarray) -> np.ndarray:
-    """The numbers of the pieces whose inputs are those of the outputs `heads`, each followed by one of those that share
+    """The numbers of the parts whose inputs are those of the outputs `heads`, each followed by one of those that share
     most inputs with it."""
     needs, limits = np.zeros((heads.size, 0), np.int64), np.array([layer.inputs])
-    most = layer.nnz + 1
-    return _assign(layer.indptr, layer.indices, heads, needs, layer.inputs, limits, _SCAN, most)[0]
+    return assign(layer, heads, needs, limits, layer.nnz + 1)[0]
+
+
+def assign(
+    layer: SparseLayer, heads: np.ndarray, needs: np.ndarray, limits: np.ndarray, enough: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Parts of a layer (whose inputs are those of the output `heads[p]`) to chunks.
+
+    A chunk has at most limits[0] inputs, and of what its parts need, needs[p, i], at most limits[1 + i] in all.
+    Gives the parts chunk by chunk, where each chunk begins among them, and the number of inputs of all chunks; ends
+    as soon as that is more than `enough`.
+    """
+    return _assign(layer.indptr, layer.indices, heads, needs, layer.inputs, limits, _SCAN, enough)
 
 
 @nb.njit(cache=True, nogil=True)
 def _assign(indptr, indices, heads, needs, inputs, limits, scan, enough):
-    """Pieces (whose inputs are those of the output `heads[p]`) to chunks.
-
-    A chunk has at most limits[0] inputs, and of what its pieces need, needs[p, i], at most limits[1 + i] in all.
-    Gives the pieces chunk by chunk, where each chunk begins among them, and the number of inputs of all chunks; ends
-    as soon as that is more than `enough`.
-    """
     pieces = heads.size
     readers = np.zeros(inputs + 1, np.int64)
     for p in range(pieces):

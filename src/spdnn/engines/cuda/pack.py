@@ -18,6 +18,7 @@ from ...machine import usable_cores
 from ...network import SparseLayer, SparseNetwork
 from ...rows import droppable
 from .chunks import Chunks, chunk_layer
+from .pieces import MOST_LOADS, Pieces, cut_layer
 from .places import along, loads, place_units
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ GROUP = 8
 """Outputs of a unit where a layer has input-set groups."""
 LARGEST_PADDING = 1.5
 """A layer is packed in groups where that takes at most this many times its outputs."""
-MOST_LOADS = 1.25
-"""Times its weights, padding and waiting for banks included, that a layer may load where outputs take places."""
 TURN_UNITS, TURN = 32, 4
 """Units of a slice of the second form, and entries of a step."""
 FEW_CONFLICTS = 0.05
@@ -38,6 +37,9 @@ MOST_SPREAD = 2048
 shared memory."""
 SLICE = 16
 """Units whose entries stand in turns of 8 in a sliced layer, so that a warp's loads are of whole lines."""
+
+Form = np.ndarray | Chunks | Pieces
+"""How a layer is packed: the outputs of its units, or what it is cut into."""
 
 WORKERS = min(16, max(2, usable_cores()))
 """Threads that make layers and cut them into units or chunks."""
@@ -56,13 +58,19 @@ CHUNKED = np.dtype(
     + [(name, "<u4") for name in ("chunks", "bias_all", "coded")]
 )
 """The structure Chunked of `kernels/staged.cu`."""
+PIECED = np.dtype(
+    [(name, "<u8") for name in ("piece", "turns", "turn_start", "output", "bias")]
+    + [(name, "<f4") for name in ("bias0", "lower", "upper")]
+    + [(name, "<u4") for name in ("pieces", "turn_steps", "bias_all", "coded", "unused")]
+)
+"""The structure Pieced of `kernels/pieces.cu`."""
 
 
 @dataclass(eq=False)
 class PackedLayer:
-    """One layer on the device, in units or in chunks.
+    """One layer on the device, in units, in chunks or in pieces.
 
-    arrays : what `record`, a LAYER or for chunks a CHUNKED, points to. units, g : their number and outputs of one.
+    arrays : what `record`, a LAYER, CHUNKED or PIECED, points to. units, g : their number and outputs of one.
     entries : padded ones included. unit_bytes : about what kernels for few rows read, the second form where there is
     one. alike : neighbouring units of the second form mostly read the same inputs.
     """
@@ -80,8 +88,12 @@ class PackedLayer:
         return self.record.dtype == CHUNKED
 
     @property
+    def pieced(self) -> bool:
+        return self.record.dtype == PIECED
+
+    @property
     def through(self) -> bool:
-        return not self.chunked and bool(self.record["through"])
+        return self.record.dtype == LAYER and bool(self.record["through"])
 
     @property
     def nbytes(self) -> int:
@@ -397,6 +409,25 @@ class Packer:
         units, g = chunks.outputs.shape
         return PackedLayer(record, arrays, units, g, chunks.local.size)
 
+    def pack_pieces(self, layer: SparseLayer, pieces: Pieces) -> PackedLayer:
+        """A layer cut into pieces."""
+        xp, record, steps = self._xp, np.zeros((), PIECED), pieces.steps
+        host = {"piece": pieces.table, "turns": pieces.words, "output": pieces.outputs}
+        if steps.size and (steps == steps[0]).all():
+            record["turn_steps"] = steps[0]
+        else:
+            host["turn_start"] = np.concatenate([[0], np.cumsum(steps)]).astype(np.uint32)
+        if np.ndim(layer.bias):
+            host["bias"] = np.asarray(layer.bias, np.float32)
+        else:
+            record["bias0"] = layer.bias
+        arrays = [xp.asarray(np.ascontiguousarray(array)) for array in host.values()]
+        for name, array in zip(host, arrays, strict=True):
+            record[name] = array.data.ptr
+        record["lower"], record["upper"], record["pieces"] = layer.lower, layer.upper, len(pieces)
+        record["coded"], record["bias_all"] = pieces.coded, layer.bias_rule == "all"
+        return PackedLayer(record, arrays, pieces.outputs.size, 1, int(steps.sum()) * TURN_UNITS * TURN)
+
 
 @dataclass(eq=False)
 class PackedNetwork:
@@ -405,7 +436,8 @@ class PackedNetwork:
 
     widths : neurons per level as computed (folded). copies : int64 (outputs computed,), how many original outputs
     each stands for, and expand : which computed output each original one is; None where nothing was folded.
-    chunked : layers are cut into chunks where that pays. ready : the network folded already, where memory held it.
+    chunked : layers are cut into pieces or chunks where that pays. ready : the network folded already,
+    if memory held it.
     dtype : of activations as they are stored, which bounds have to fit (InputError); weights are float32 in any case.
     tile : what Packer takes. through : a layer's outputs go to their places through main memory.
     """
@@ -419,6 +451,7 @@ class PackedNetwork:
     unit_bytes: list[int] = field(default_factory=list)  # about what kernels for few rows read of them
     units_of: list[tuple[int, int, int]] = field(default_factory=list)  # (units, g, padded entries)
     chunks_of: list[bool] = field(default_factory=list)
+    pieces_of: list[bool] = field(default_factory=list)
     samples: list[SparseLayer] = field(default_factory=list)  # the first, a middle and the last layer
     expand: np.ndarray | None = None
     streamed: bool = False
@@ -439,7 +472,8 @@ class PackedNetwork:
         self._alike: list[bool] = []
         self.table = self._xp.zeros(len(self.network) * LAYER.itemsize, self._xp.uint8)
         self.chunk_table = self._xp.zeros(len(self.network) * CHUNKED.itemsize if self.chunked else 0, self._xp.uint8)
-        self._source: Iterator[tuple[int, SparseLayer, np.ndarray | Chunks]] | None = None
+        self.piece_table = self._xp.zeros(len(self.network) * PIECED.itemsize if self.chunked else 0, self._xp.uint8)
+        self._source: Iterator[tuple[int, SparseLayer, Form]] | None = None
         self.widths.append(self.network.inputs)
         total, host = 0, memory.available() // 2
         held: list[HeldLayer] | None = []
@@ -454,6 +488,7 @@ class PackedNetwork:
             self.unit_bytes.append(packed.unit_bytes)
             self.units_of.append((packed.units, packed.g, packed.entries))
             self.chunks_of.append(packed.chunked)
+            self.pieces_of.append(packed.pieced)
             self._alike.append(packed.alike)
             self.through = self.through or packed.through
             total += packed.nbytes
@@ -489,7 +524,7 @@ class PackedNetwork:
         """Give the device's memory back."""
         self._resident.clear()
         self.passing = None
-        del self.table, self.chunk_table, self._packer
+        del self.table, self.chunk_table, self.piece_table, self._packer
         self._xp.get_default_memory_pool().free_all_blocks()
 
     @property
@@ -501,21 +536,25 @@ class PackedNetwork:
         """Layer k, which is on the device."""
         return self._resident[k]
 
-    def _pack(self, k: int, layer: SparseLayer, form: np.ndarray | Chunks) -> PackedLayer:
+    def _pack(self, k: int, layer: SparseLayer, form: Form) -> PackedLayer:
         if isinstance(form, Chunks):
             return self._packer.pack_chunks(layer, form)
+        if isinstance(form, Pieces):
+            return self._packer.pack_pieces(layer, form)
         return self._packer.pack(layer, form, bool(self.may_drop[k + 1]), sliced=not self.chunked)
 
-    def _form(self, layer: SparseLayer) -> np.ndarray | Chunks:
-        chunks = chunk_layer(layer, GROUP if self.grouped else 1) if self.chunked else None
-        if chunks is not None:
-            return chunks
+    def _form(self, layer: SparseLayer) -> Form:
+        if self.chunked:
+            pieces = cut_layer(layer) if not self.grouped and self.dtype == "float32" else None
+            found = pieces or chunk_layer(layer, GROUP if self.grouped else 1)
+            if found:
+                return found
         return along(layer) if self.tile else unit_outputs(layer, self.grouped)[0]
 
-    def _layers(self) -> Iterator[tuple[int, SparseLayer, np.ndarray | Chunks]]:
+    def _layers(self) -> Iterator[tuple[int, SparseLayer, Form]]:
         """(number, layer, folded where asked for, its units or chunks); the next ones are made meanwhile."""
 
-        def with_form(layer: SparseLayer) -> tuple[SparseLayer, np.ndarray | Chunks]:
+        def with_form(layer: SparseLayer) -> tuple[SparseLayer, Form]:
             return layer, self._form(layer)
 
         if self.folded:
@@ -559,7 +598,8 @@ class PackedNetwork:
         self.ready = None
 
     def _write_table(self, first: int, layers: list[PackedLayer]) -> None:
-        for table, kind in ((self.table, LAYER), (self.chunk_table, CHUNKED)):
+        tables = (self.table, LAYER), (self.chunk_table, CHUNKED), (self.piece_table, PIECED)
+        for table, kind in tables:
             records = np.zeros(len(layers), kind)
             for k, layer in enumerate(layers):
                 if layer.record.dtype == kind:

@@ -127,6 +127,7 @@ class CudaPlan(Plan):
             "neurons_computed": outputs,
             "grouped_layers": sum(g > 1 for _, g, _ in packed.units_of),
             "chunked_layers": sum(packed.chunks_of),
+            "pieced_layers": sum(packed.pieces_of),
             "weights_stored": entries,
             "padding": entries / max(1, self.network.edges) if not packed.folded else None,
             "groups": sum(units for units, g, _ in packed.units_of if g > 1),

@@ -1,4 +1,4 @@
-"""One layer at a time over neuron-major tiles of rows in device memory (`staged.cu`, `stream.cu`, `tiles.cu`).
+"""One layer at a time over neuron-major tiles of rows in device memory (`pieces.cu`, `staged.cu`, `stream.cu`).
 
 For layers too wide to keep enough rows in shared memory. After each of the first layers, and from time to time
 later on, the rows that live (and differ) are numbered; the next layer reads just those. All numbers of rows stay on
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import loader
+from . import loader, pieces
 from .chunks import MOST_ENTRIES, MOST_INPUTS, MOST_WEIGHTS
 from .pack import PackedNetwork
 
@@ -21,6 +21,8 @@ NEURON_BYTES = 512
 WARPS = 8
 STAGED_WARPS = {(1, "float32"): 20, (8, "float32"): 10, (1, "float16"): 20, (8, "float16"): 8}
 """Of a block of `staged`, by the outputs of a unit and the type of values; see `chunks.MOST_PLACES`."""
+PIECE_PITCH = 20
+"""Floats from an input of a piece to the next in shared memory: 16 rows, and 4 so that banks differ."""
 EARLY = 16
 """After each of this many first layers rows are numbered, later on every LATER layers."""
 LATER = 16
@@ -64,6 +66,8 @@ class StreamRunner:
                 module = loader.load(PACKAGE, name, defines, cooperative=together)
                 self._staged[g, together] = module.get_function(name)
                 self._staged[g, together].max_dynamic_shared_size_bytes = self._shared
+        if any(packed.pieces_of):
+            self._load_pieces(index, device["MaxSharedMemoryPerBlockOptin"])
         tiles = loader.load(PACKAGE, "tiles", index)
         names = ("number", "gather_rows", "hash_rows", "match", "verify", "join", "slice_sums", "add_slices")
         self._kernel = {name: tiles.get_function(name) for name in names}
@@ -86,6 +90,14 @@ class StreamRunner:
         self._arrived = xp.zeros(1, xp.uint32)
         copies = packed.copies
         self._copies = None if copies is None else xp.asarray(copies.astype(np.float32))
+
+    def _load_pieces(self, index: dict[str, Any], shared_limit: int) -> None:
+        stage, records = 4 * (pieces.MOST_INPUTS + 1) * PIECE_PITCH, 3 * 4 * (pieces.MOST_INPUTS + pieces.NUMBERS)
+        stages = 2 if 2 * stage + records + 1024 <= shared_limit else 1
+        self._piece_shared = stages * stage + records
+        defines = {"THREADS": pieces.MOST_OUTPUTS, "SLOTS": pieces.MOST_INPUTS, "STAGES": stages, **index}
+        self._pieces = loader.load(PACKAGE, "pieces", defines).get_function("pieces")
+        self._pieces.max_dynamic_shared_size_bytes = self._piece_shared
 
     @staticmethod
     def bytes_for(packed: PackedNetwork, rows: int) -> int:
@@ -128,15 +140,22 @@ class StreamRunner:
         number = end or (check and (merge or drop))
         if number:
             self._keep.data.memset_async(0, self._keep.nbytes)
-        chunked = packed.chunks_of[first]
-        if self._listed and not chunked:
+        chunked, pieced = packed.chunks_of[first], packed.pieces_of[first]
+        if self._listed and not (chunked or pieced):
             self._gather(packed.widths[first])
         array, stride, is_bits = self._input
         out, other = self._buffers[self._next], self._buffers[self._next ^ 1]
         count, identity = self._count(), self._counts[self._numbered, 1:]
         keep = self._keep if number else u64(0)
-        if chunked:
-            rows = (self._list, identity) if self._listed else (u64(0), u64(0))
+        rows = (self._list, identity) if self._listed else (u64(0), u64(0))
+        if pieced:
+            arguments = (
+                packed.piece_table, u32(first), array, u64(stride), u32(is_bits), out, u64(self._stride), keep, count,
+                *rows,
+            )  # fmt: skip
+            self._pieces((self._sms,), (pieces.MOST_OUTPUTS,), arguments, shared_mem=self._piece_shared)
+            self._next ^= 1
+        elif chunked:
             g, layers = packed.units_of[first][1], last - first
             arguments = (
                 packed.chunk_table, u32(first), u32(last), array, u64(stride), u32(is_bits), out, other,

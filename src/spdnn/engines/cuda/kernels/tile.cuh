@@ -1,26 +1,7 @@
-// What kernels share that keep a tile of ROWS rows in shared memory: entries of the second form, rows to the tile and back.
-#include "common.cuh"
+// What kernels share that keep a tile of ROWS rows in shared memory: rows to the tile and back.
+#include "turn.cuh"
 
 constexpr u32 WORDS = sizeof(Layer) / 4;
-
-// Four entries of a unit of the second form.
-template <bool CODED>
-struct Turn {
-  static constexpr int VECTORS = CODED ? 1 : 2;
-  uint4 at[VECTORS];
-  __device__ __forceinline__ void load(const uint4* from) {
-#pragma unroll
-    for (int v = 0; v < VECTORS; v++) at[v] = __ldg(from + 32 * v);
-  }
-  __device__ __forceinline__ u32 word(int k) const {
-    const uint4& v = at[k / 4];
-    return k % 4 == 0 ? v.x : k % 4 == 1 ? v.y : k % 4 == 2 ? v.z : v.w;
-  }
-  __device__ __forceinline__ u32 index(int n) const { return CODED ? word(n) & 0xffff : word(2 * n); }
-  __device__ __forceinline__ float weight(int n) const {
-    return __uint_as_float(CODED ? word(n) & 0xffff0000 : word(2 * n + 1));
-  }
-};
 
 // Rows and tiles: thread t has row t % ROWS and of it four neurons at a time. In which order it takes the four
 // depends on its neighbours, so that the threads of a warp use all banks.
