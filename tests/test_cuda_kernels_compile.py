@@ -38,7 +38,7 @@ FORMS = {
     ],
     "placed": [{"THREADS": threads, "INDEX": "u16"} for threads in (512, 1024)],
     "pieces": [
-        {"THREADS": pieces.MOST_OUTPUTS, "SLOTS": pieces.MOST_INPUTS, "STAGES": stages, "INDEX": "u16"}
+        {"THREADS": 2 * pieces.MOST_OUTPUTS, "SLOTS": pieces.MOST_INPUTS, "STAGES": stages, "INDEX": "u16"}
         for stages in (1, 2)
     ],
     "few": [

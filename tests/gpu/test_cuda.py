@@ -301,7 +301,7 @@ def test_pieces_of_wide_layers(coded):
     array[random.random(500) < 0.3] = False
     switches = {"variant": "general", "fold": False, "merge": coded}
     plan = CudaPlan(network, len(array), Options(**switches), regime="layers")
-    assert plan.describe()["pieced_layers"] == 9
+    assert plan.describe()["pieced_layers"] == 8  # the first reads bits, of which chunks cost less
     plan.close()
     check(network, Features.from_bool(array), regime="layers", **switches)
 

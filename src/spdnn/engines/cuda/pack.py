@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -543,24 +543,29 @@ class PackedNetwork:
             return self._packer.pack_pieces(layer, form)
         return self._packer.pack(layer, form, bool(self.may_drop[k + 1]), sliced=not self.chunked)
 
-    def _form(self, layer: SparseLayer) -> Form:
+    def _form(self, k: int, layer: SparseLayer) -> Form:
+        """Of layer k, whose input is bits mostly where it is the first: then chunks cost less than pieces."""
         if self.chunked:
-            pieces = cut_layer(layer) if not self.grouped and self.dtype == "float32" else None
-            found = pieces or chunk_layer(layer, GROUP if self.grouped else 1)
-            if found:
-                return found
+            cuts: list[Callable[[], Form | None]] = [lambda: chunk_layer(layer, GROUP if self.grouped else 1)]
+            if not self.grouped and self.dtype == "float32":
+                cuts.insert(k == 0, lambda: cut_layer(layer))
+            for cut in cuts:
+                found = cut()
+                if found is not None:
+                    return found
         return along(layer) if self.tile else unit_outputs(layer, self.grouped)[0]
 
     def _layers(self) -> Iterator[tuple[int, SparseLayer, Form]]:
         """(number, layer, folded where asked for, its units or chunks); the next ones are made meanwhile."""
 
-        def with_form(layer: SparseLayer) -> tuple[SparseLayer, Form]:
-            return layer, self._form(layer)
+        def with_form(item: tuple[int, SparseLayer]) -> tuple[SparseLayer, Form]:
+            return item[1], self._form(*item)
 
         if self.folded:
-            made = map_ahead(with_form, self._folded_layers(), WORKERS)
+            made = map_ahead(with_form, enumerate(self._folded_layers()), WORKERS)
         else:
-            made = map_ahead(lambda k: with_form(self.network.layers[k]), range(len(self.network)), WORKERS)
+            layers = self.network.layers
+            made = map_ahead(lambda k: with_form((k, layers[k])), range(len(layers)), WORKERS)
         for k, (layer, form) in enumerate(made):
             yield k, layer, form
 

@@ -1,7 +1,7 @@
-"""Pieces: outputs of a layer whose inputs, taken together, fit shared memory for 16 rows (`kernels/pieces.cu`).
+"""Pieces: outputs of a layer whose inputs, taken together, fit shared memory for 32 rows (`kernels/pieces.cu`).
 
-A piece is what a thread block computes at a time, an output a lane; it grows by the outputs that share most inputs with
-those added last, as chunks do (`chunks.py`), which are smaller, and for more rows.
+A piece is what a thread block computes at a time, an output two lanes; it grows by the outputs that share most inputs
+with those added last, as chunks do (`chunks.py`), which are smaller, and for more rows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ...network import SparseLayer
 from .chunks import LEAST_REUSE, assign, cut_groups
 from .places import loads
 
-MOST_OUTPUTS = 1024
-"""Of a piece: a lane each, in the warps of a block."""
-MOST_INPUTS = 1152
-"""Of a piece: two fit a multiprocessor of 228 KiB."""
-LEAST_OUTPUTS = 512
+MOST_OUTPUTS = 512
+"""Of a piece: two lanes each, in the warps of a block."""
+MOST_INPUTS = 576
+"""Of a piece: those of two fit a multiprocessor of 228 KiB."""
+LEAST_OUTPUTS = 256
 """That pieces have on average where there are more than one; else warps would have nothing to do."""
 MOST_LOADS = 1.25
 """Times its weights, padding and waiting for banks included, that a layer in pieces may load."""

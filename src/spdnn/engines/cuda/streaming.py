@@ -21,8 +21,8 @@ NEURON_BYTES = 512
 WARPS = 8
 STAGED_WARPS = {(1, "float32"): 20, (8, "float32"): 10, (1, "float16"): 20, (8, "float16"): 8}
 """Of a block of `staged`, by the outputs of a unit and the type of values; see `chunks.MOST_PLACES`."""
-PIECE_PITCH = 20
-"""Floats from an input of a piece to the next in shared memory: 16 rows, and 4 so that banks differ."""
+PIECE_PITCH = 36
+"""Floats from an input of a piece to the next in shared memory: 32 rows, and 4 so that banks differ."""
 EARLY = 16
 """After each of this many first layers rows are numbered, later on every LATER layers."""
 LATER = 16
@@ -95,7 +95,7 @@ class StreamRunner:
         stage, records = 4 * (pieces.MOST_INPUTS + 1) * PIECE_PITCH, 3 * 4 * (pieces.MOST_INPUTS + pieces.NUMBERS)
         stages = 2 if 2 * stage + records + 1024 <= shared_limit else 1
         self._piece_shared = stages * stage + records
-        defines = {"THREADS": pieces.MOST_OUTPUTS, "SLOTS": pieces.MOST_INPUTS, "STAGES": stages, **index}
+        defines = {"THREADS": 2 * pieces.MOST_OUTPUTS, "SLOTS": pieces.MOST_INPUTS, "STAGES": stages, **index}
         self._pieces = loader.load(PACKAGE, "pieces", defines).get_function("pieces")
         self._pieces.max_dynamic_shared_size_bytes = self._piece_shared
 
@@ -153,7 +153,7 @@ class StreamRunner:
                 packed.piece_table, u32(first), array, u64(stride), u32(is_bits), out, u64(self._stride), keep, count,
                 *rows,
             )  # fmt: skip
-            self._pieces((self._sms,), (pieces.MOST_OUTPUTS,), arguments, shared_mem=self._piece_shared)
+            self._pieces((self._sms,), (2 * pieces.MOST_OUTPUTS,), arguments, shared_mem=self._piece_shared)
             self._next ^= 1
         elif chunked:
             g, layers = packed.units_of[first][1], last - first

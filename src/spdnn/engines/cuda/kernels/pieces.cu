@@ -1,12 +1,12 @@
 // A layer over tiles of 128 rows (neuron-major within a tile), piece by piece (`pieces.py`): a block brings the inputs of a
-// piece of the layer for 16 rows into shared memory, and a lane computes an output for all of them, while the next inputs
+// piece of the layer for 32 rows into shared memory, and a lane computes an output for half of them, while the next inputs
 // are on their way.
 //
-// Definitions: THREADS, as many as a piece has outputs at most; SLOTS, the most inputs of a piece; STAGES, the inputs
+// Definitions: THREADS, twice as many as a piece has outputs at most; SLOTS, the most inputs of a piece; STAGES, the inputs
 // there is room for: with 1, nothing is on its way while a piece is computed; INDEX.
 #include "turn.cuh"
 
-constexpr u32 TILE = 128, ROWS = 16, QUADS = ROWS / 4, PARTS = TILE / ROWS, NUMBERS = 4;
+constexpr u32 TILE = 128, ROWS = 32, HALF = ROWS / 2, QUADS = HALF / 4, PARTS = TILE / ROWS, NUMBERS = 4;
 constexpr u32 PITCH = ROWS + 4;  // floats from a slot to the next: neighbours are in different banks
 constexpr u32 STAGE = (SLOTS + 1) * PITCH;
 constexpr u32 RECORD = SLOTS + NUMBERS;
@@ -29,7 +29,7 @@ struct Source {
   u32 rows, is_bits;
 };
 
-// 16 rows of a tile, and a piece for them.
+// 32 rows of a tile, and a piece for them.
 struct Item {
   u32 piece, tile, part;
   __device__ __forceinline__ Item(u32 number, u32 pieces)
@@ -53,7 +53,7 @@ __device__ __forceinline__ void send_inputs(const Source& source, const Item& it
   const u32 inputs = record[0];
   const u32* input = record + NUMBERS;
   if (source.is_bits) {
-    const u8* from = source.in + item.tile * source.stride + item.part / 2 * 4;
+    const u8* from = source.in + item.tile * source.stride + item.part * (ROWS / 8);
     for (u32 n = threadIdx.x; n < inputs; n += THREADS) copy_async_4(stage + n, from + (u64)input[n] * (TILE / 8));
   } else if (source.list) {
     const float* from = (const float*)(source.in + row / TILE * source.stride) + row % TILE;
@@ -61,9 +61,11 @@ __device__ __forceinline__ void send_inputs(const Source& source, const Item& it
     for (u32 n = threadIdx.x / ROWS; n < inputs; n += THREADS / ROWS)
       copy_async_4(to + n * PITCH, from + (u64)input[n] * TILE);
   } else {
-    const float* from = (const float*)(source.in + item.tile * source.stride) + item.part * ROWS + threadIdx.x % QUADS * 4;
-    float* to = stage + threadIdx.x % QUADS * 4;
-    for (u32 n = threadIdx.x / QUADS; n < inputs; n += THREADS / QUADS)
+    constexpr u32 FOURS = ROWS / 4;
+    const u32 four = threadIdx.x % FOURS * 4;
+    const float* from = (const float*)(source.in + item.tile * source.stride) + item.part * ROWS + four;
+    float* to = stage + four;
+    for (u32 n = threadIdx.x / FOURS; n < inputs; n += THREADS / FOURS)
       copy_async_16(to + n * PITCH, from + (u64)input[n] * TILE);
   }
 }
@@ -77,16 +79,19 @@ __device__ __forceinline__ const uint4* turn(const Pieced& layer, u32 step) {
   return layer.turns + (u64)step * (32 * Turn<CODED>::VECTORS) + threadIdx.x % 32;
 }
 
+// The rows of an item that the warp computes; its neighbour computes the others of the same slice.
+__device__ __forceinline__ u32 half() { return threadIdx.x / 32 % 2 * HALF; }
+
 // What a warp has to know of its slice of a piece.
 template <bool CODED>
 struct Share {
   u32 step, steps, output;
   Turn<CODED> first;
   __device__ __forceinline__ void load(const Pieced& layer, const u32* record) {
-    const u32 warp = threadIdx.x / 32, slice = record[1] + warp;
+    const u32 mine = threadIdx.x / 64, slice = record[1] + mine;
     step = steps = 0;
     output = NONE;
-    if (warp >= record[2]) return;
+    if (mine >= record[2]) return;
     step = first_step(layer, slice);
     steps = first_step(layer, slice + 1) - step;
     output = layer.output[slice * 32 + threadIdx.x % 32];
@@ -111,35 +116,61 @@ __device__ __forceinline__ void add(float4 (&sum)[QUADS], float w, const float* 
   }
 }
 
+// Among four lanes that each have the four quads of a unit: each gets the quad of its number of the four units.
+__device__ __forceinline__ void exchange(float4 (&quad)[QUADS]) {
+#pragma unroll
+  for (int apart = 1; apart < 4; apart *= 2) {
+    const bool upper = threadIdx.x & apart;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if (i & apart) continue;
+      float4 &low = quad[i], &high = quad[i | apart];
+      const float4 mine = upper ? low : high;
+      float4 theirs;
+      theirs.x = __shfl_xor_sync(NONE, mine.x, apart);
+      theirs.y = __shfl_xor_sync(NONE, mine.y, apart);
+      theirs.z = __shfl_xor_sync(NONE, mine.z, apart);
+      theirs.w = __shfl_xor_sync(NONE, mine.w, apart);
+      (upper ? low : high) = theirs;
+    }
+  }
+}
+
 template <bool BITS, bool CODED>
 __device__ __forceinline__ void compute(const Pieced& layer, const Item& item, const Share<CODED>& share,
                                         const float* stage, float* out, u64 out_stride, u8* alive) {
   float4 sum[QUADS] = {};
   Turn<CODED> next = share.first;
   const uint4* from = turn<CODED>(layer, share.step);
+  if (!BITS) stage += half();
   for (u32 s = 0; s < share.steps; s++) {
     const Turn<CODED> now = next;
     from += 32 * Turn<CODED>::VECTORS;
     if (s + 1 < share.steps) next.load(from);
 #pragma unroll
-    for (int n = 0; n < 4; n++) add<BITS>(sum, now.weight(n), stage, now.index(n), item.part % 2 * ROWS);
+    for (int n = 0; n < 4; n++) add<BITS>(sum, now.weight(n), stage, now.index(n), half());
   }
+  const float bias = layer.bias && share.output != NONE ? layer.bias[share.output] : layer.bias0;
   u32 seen = 0;
-  if (share.output != NONE) {
-    const float bias = layer.bias ? layer.bias[share.output] : layer.bias0;
-    float4* to = (float4*)(out + item.tile * out_stride + (u64)share.output * TILE + item.part * ROWS);
 #pragma unroll
-    for (u32 q = 0; q < QUADS; q++) {
-      const float4 y = activate(sum[q], bias, layer);
-      seen |= alive_bits(y, 1) << 4 * q;
-      to[q] = y;
-    }
+  for (u32 q = 0; q < QUADS; q++) {
+    sum[q] = activate(sum[q], bias, layer);
+    seen |= alive_bits(sum[q], 1) << 4 * q;
+  }
+  if (share.output == NONE) seen = 0;
+  // whole sectors: four lanes write the 16 rows of an output together
+  exchange(sum);
+  const u32 lane = threadIdx.x % 32;
+  float* to = out + item.tile * out_stride + item.part * ROWS + half() + lane % 4 * 4;
+#pragma unroll
+  for (u32 i = 0; i < 4; i++) {
+    const u32 output = __shfl_sync(NONE, share.output, lane & ~3u | i);
+    if (output != NONE) *(float4*)(to + (u64)output * TILE) = sum[i];
   }
   if (!alive) return;
 #pragma unroll
   for (int apart = 16; apart; apart /= 2) seen |= __shfl_xor_sync(NONE, seen, apart);
-  const u32 lane = threadIdx.x % 32;
-  if (lane < ROWS && seen >> lane & 1) alive[item.row() + lane] = 1;
+  if (lane < HALF && seen >> lane & 1) alive[item.row() + half() + lane] = 1;
 }
 
 template <bool CODED>
