@@ -231,6 +231,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     if (threadIdx.x < LAYER_WORDS && l + 1 < last) record = ((const u32*)(layers + l + 1))[threadIdx.x];
     if (l > first) meet(arrived, met += step);
     if (threadIdx.x < LAYER_WORDS && l + 1 < last) ring[(l + 1 - first) % 2][threadIdx.x] = record;
+    __syncthreads();  // a block without items comes to no other barrier before it reads the next layer
     if (number < items)
       send_inputs(source, Item(number, chunks, along, tiled), now, memory + turn % STAGES * STAGE_BYTES);
     for (; number < items; turn++, number += step) {

@@ -267,6 +267,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     else
       __syncthreads();
     if (threadIdx.x < LAYER_WORDS && l + 1 < last) ring[(l + 1 - first) % 2][threadIdx.x] = record;
+    __syncthreads();  // a block without items comes to no other barrier before it reads the next layer
     if (number < items)
       send_inputs(source, Item(number, chunks, along, tiled), head, orders[turn % 2], memory + turn % STAGES * STAGE_BYTES);
     for (; number < items; turn++, number += step) {
