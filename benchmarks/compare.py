@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from spdnn import machine, record, verify
 from spdnn.challenge import TIMER, Inputs, Instance, Session
 from spdnn.cli import console
 from spdnn.engine import Options
-from spdnn.errors import InputError, SpdnnError, UnavailableError, unknown_name
+from spdnn.errors import InputError, UnavailableError, unknown_name
 from spdnn.network import SparseNetwork
 from spdnn.radixnet import CHALLENGE_BIAS, CHALLENGE_UPPER
 
@@ -188,17 +186,11 @@ def main() -> int:
         names = list(dict.fromkeys(arguments.columns.split(",")))
         comparisons.append(compare(instance, inputs, names, arguments.repeat, arguments.limit))
         show(comparisons[-1])
-    commit, dirty = machine.commit()
     report = {
         "comparisons": comparisons,
         "timer": TIMER,
         "repeat": arguments.repeat,
-        **machine.hardware(),
-        "versions": machine.versions(),
-        "commit": commit,
-        "dirty": dirty,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["compare.py", *sys.argv[1:]]),
+        **machine.circumstances(),
     }
     name = f"compare-{'_'.join(arguments.instances.split(','))}.json"
     path = arguments.output or record.results_folder() / machine.machine_name() / name
@@ -227,11 +219,4 @@ def _octave_version() -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SpdnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    console.run_script(main)

@@ -1,7 +1,7 @@
 """Every kernel of the CUDA engine by itself, against what the same GPU reaches in the same run.
 
     python benchmarks/cuda_micro.py
-    python benchmarks/cuda_micro.py --only staged,stream --repeat 9
+    python benchmarks/cuda_micro.py --only pieces,stream --repeat 9
 
 Ceilings are measured by small kernels in this file: copying device memory, reading L2, loading from shared memory (16
 bytes a thread, whole rows and rows drawn at random), multiply-adds, and what a kernel costs in a graph. Then the engine
@@ -16,7 +16,6 @@ shared memory (from L2 in `stream`) unless outputs share inputs. The ceiling a k
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 import statistics
 import sys
@@ -34,7 +33,7 @@ from spdnn.cli import console
 from spdnn.engine import Options
 from spdnn.engines.cuda import loader
 from spdnn.engines.cuda.plan import CudaPlan
-from spdnn.errors import InputError, SpdnnError, UnavailableError, unknown_name
+from spdnn.errors import InputError, UnavailableError, unknown_name
 from spdnn.features import Features
 from spdnn.network import SparseNetwork
 from spdnn.radixnet import challenge_network
@@ -246,6 +245,15 @@ def moved_by_layers(size: Sizes, launches: int) -> float:
     return size.rows * size.neurons * (1 / 8 + 4 * (2 * size.layers - 1)) + size.weights
 
 
+def moved_by_pieces(size: Sizes, launches: int) -> float:
+    """A launch is a layer; the first one is no launch."""
+    return launches * (8 * size.rows * size.neurons + size.weights / size.layers)
+
+
+def edges_by_pieces(size: Sizes, launches: int) -> float:
+    return size.rows * size.edges * launches / size.layers
+
+
 def all_edges(size: Sizes, launches: int) -> float:
     return size.rows * size.edges
 
@@ -302,7 +310,9 @@ WORKLOADS = {
     "settle": Workload(
         lasting, 1024, 4, 60000, "stages", "general", {"merge": Work(values(1), first=True)}, merge=True
     ),
-    "staged": Workload(lasting, 16384, 6, 20000, "layers", "general", LAYERS),
+    "pieces": Workload(
+        lasting, 16384, 6, 20000, "layers", "general", {"pieces": Work(moved_by_pieces, edges_by_pieces)}
+    ),
     "staged-groups": Workload(lasting, 16384, 6, 20000, "layers", "groups", LAYERS),
     "staged-half": Workload(lasting, 16384, 6, 20000, "layers", "general", HALVES, dtype="float16"),
     "stream": Workload(unstructured, 16384, 6, 20000, "layers", "general", LAYERS),
@@ -311,7 +321,7 @@ WORKLOADS = {
 CEILING_OF = {
     "fused": "shared_random_rows_of_16_floats",
     "placed": "shared_random_rows_of_16_floats",
-    "staged": "shared_random_rows_of_128_floats",
+    "pieces": "shared_random_rows_of_16_floats",
     "few": "shared_random_rows_of_4_floats",
     "crew": "shared_random_rows_of_4_floats",
 }
@@ -478,19 +488,13 @@ def main() -> int:
         kernels[name] = run(xp, WORKLOADS[name], arguments.repeat, 20 if arguments.small else 1)
         for kernel, facts in kernels[name].items():
             hold(kernel, facts, ceilings, shared=WORKLOADS[name].variant == "groups")
-    commit, dirty = machine.commit()
     report = {
         "ceilings": ceilings,
         "kernels": kernels,
         "repeat": arguments.repeat,
         "small": arguments.small,
         "timer": "events around each launch; the median run, in it the sum over a kernel's launches",
-        **machine.hardware(),
-        "versions": machine.versions(),
-        "commit": commit,
-        "dirty": dirty,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["cuda_micro.py", *sys.argv[1:]]),
+        **machine.circumstances(),
     }
     show(report)
     path = arguments.output or record.results_folder() / machine.machine_name("gpu") / "cuda-micro.json"
@@ -500,11 +504,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SpdnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    console.run_script(main)

@@ -17,7 +17,6 @@ against each other; the exit status is 1 unless all agree. Times are of all laye
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 import statistics
 import sys
@@ -35,7 +34,7 @@ from spdnn.cli import console
 from spdnn.cli.options import parse_size
 from spdnn.engine import Options, get_engine
 from spdnn.engines.cuda import loader
-from spdnn.errors import InputError, SpdnnError, UnavailableError
+from spdnn.errors import InputError, UnavailableError
 from spdnn.features import Features, unpack_bits
 from spdnn.network import SparseLayer, SparseNetwork
 from spdnn.random_network import random_network
@@ -299,7 +298,6 @@ def main() -> int:
         facts["verified"] = bool(facts["error"] <= TOLERANCE and facts["same_rows"])
         facts["ratio"] = facts["seconds"] / base
         facts["edges_per_second"] = arguments.rows * edges / facts["seconds"]
-    commit, dirty = machine.commit()
     report = {
         "network": network.name,
         "neurons": arguments.neurons,
@@ -318,12 +316,7 @@ def main() -> int:
         "tolerance": TOLERANCE,
         "generate_seconds": generate_seconds,
         "timer": "from bits and weights on the device to the ids of positive rows on the host; all layers, all rows",
-        **machine.hardware(),
-        "versions": machine.versions(),
-        "commit": commit,
-        "dirty": dirty,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["random_network.py", *sys.argv[1:]]),
+        **machine.circumstances(),
     }
     show(report)
     name = f"{network.name}-{arguments.rows}rows.json"
@@ -352,11 +345,4 @@ def show(report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SpdnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    console.run_script(main)

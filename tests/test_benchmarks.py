@@ -49,19 +49,19 @@ def test_kernels_are_held_against_measured_ceilings(micro, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
     loader._load.cache_clear()
     path = tmp_path / "micro.json"
-    arguments = ["--small", "--repeat", "1", "--only", "few,staged,stream,tiles", "--output", str(path)]
+    arguments = ["--small", "--repeat", "1", "--only", "few,pieces,stream,tiles", "--output", str(path)]
     monkeypatch.setattr(sys, "argv", ["cuda_micro.py", *arguments])
     assert micro.main() == 0
     report = json.loads(path.read_text())
     assert all(value > 0 for value in report["ceilings"].values())
     kernels = report["kernels"]
-    assert set(kernels["staged"]) == {"staged"}
+    assert set(kernels["pieces"]) == {"pieces"}
     assert set(micro.NUMBERING) <= set(kernels["tiles"])
     for found in kernels.values():
         for facts in found.values():
             assert facts["bound"] in facts["share_of"]
             assert facts["share_of"][facts["bound"]] > 0
-    assert "staged" in capsys.readouterr().out
+    assert "pieces" in capsys.readouterr().out
 
 
 def test_every_kernel_file_has_a_micro_benchmark(micro) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,20 @@ def commit() -> tuple[str, bool | None]:
             changed = _output(["git", "-C", str(root), "status", "--porcelain", "--", "src", "pyproject.toml"])
             return head, bool(changed)
     return named or "unknown", None
+
+
+def circumstances(command: Sequence[str] | None = None, engine: Engine | None = None) -> dict[str, Any]:
+    """What a record says of how it came about: `hardware()`, `versions`, `commit`, `dirty`, `date` and `command`, the
+    command line, that of this process by default."""
+    hash_, dirty = commit()
+    return {
+        **hardware(),
+        "versions": versions(engine),
+        "commit": hash_,
+        "dirty": dirty,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(command or [Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
 
 
 def reset_peak_memory() -> None:

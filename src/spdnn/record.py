@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -33,9 +30,7 @@ def record_of(run: Run, *, command: Sequence[str] | None = None) -> dict[str, An
 
     The keys are described in the schema (`schema()`).
     """
-    command = command or [Path(sys.argv[0]).name, *sys.argv[1:]]
     engine, options, verification = run.choice.engine, run.options, run.verification
-    commit, dirty = machine.commit()
     return {
         "schema": SCHEMA_VERSION,
         "engine": engine.name,
@@ -76,12 +71,7 @@ def record_of(run: Run, *, command: Sequence[str] | None = None) -> dict[str, An
         "memory_limit_bytes": options.memory_limit,
         "threads": options.threads or machine.usable_cores(),
         "plan": _plain(run.plan),
-        **machine.hardware(),
-        "versions": machine.versions(engine),
-        "commit": commit,
-        "dirty": dirty,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(command),
+        **machine.circumstances(command, engine),
     }
 
 

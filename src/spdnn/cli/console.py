@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from ..errors import SpdnnError
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main` and exit with what it returns: 1 for errors, which are one line, 130 for Ctrl-C."""
+    try:
+        sys.exit(main())
+    except SpdnnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def stdout() -> Console:
