@@ -255,17 +255,9 @@ class Engine(ABC):
         Raises UnavailableError, InputError (unknown variant, dtype), MemoryLimitError.
         """
         options = options or Options()
-        why = self.available()
-        if why is not None:
-            raise UnavailableError(f"Engine {self.name!r} can't run here: {why}")
         if rows < 0:
             raise InputError(f"Expected rows >= 0, got {rows}.")
-        if options.variant is not None and options.variant not in self.variants:
-            if not self.variants:
-                raise InputError(f"Engine {self.name!r} has no variants, got {options.variant!r}.")
-            raise unknown_name(f"variant of engine {self.name!r}:", options.variant, self.variants)
-        if options.dtype not in self.dtypes:
-            raise InputError(f"Engine {self.name!r} computes in {' or '.join(self.dtypes)}, not {options.dtype}.")
+        self.expect(options)
         weights = "float32" if options.dtype == "float16" else options.dtype
         for k, layer in enumerate(() if network.is_lazy else network):
             _expect_in_range(layer.data, weights, f"weights of layer {k + 1}")
@@ -273,6 +265,18 @@ class Engine(ABC):
         if options.variant is None and self.variants:
             options = replace(options, variant=self.variants[0])
         return self._prepare(network, rows, options)
+
+    def expect(self, options: Options) -> None:
+        """Raise UnavailableError where the engine can't run here, InputError for an unknown variant or dtype."""
+        why = self.available()
+        if why is not None:
+            raise UnavailableError(f"Engine {self.name!r} can't run here: {why}")
+        if options.variant is not None and options.variant not in self.variants:
+            if not self.variants:
+                raise InputError(f"Engine {self.name!r} has no variants, got {options.variant!r}.")
+            raise unknown_name(f"variant of engine {self.name!r}:", options.variant, self.variants)
+        if options.dtype not in self.dtypes:
+            raise InputError(f"Engine {self.name!r} computes in {' or '.join(self.dtypes)}, not {options.dtype}.")
 
     @abstractmethod
     def _prepare(self, network: SparseNetwork, rows: int, options: Options) -> Plan: ...

@@ -65,7 +65,6 @@ def challenge(
         from ..figures import expect_drawable
 
         expect_drawable(profile_picture)
-    choose_engine(name=engine)
     switches = Options(
         compact=compact,
         merge=merge,
@@ -76,6 +75,9 @@ def challenge(
         memory_limit=memory_limit,
         threads=threads,
     )
+    chosen = choose_engine(name=engine).engine
+    if engine != "auto":  # which may still choose another one by the network
+        chosen.expect(switches)
     depths = opt.parse_numbers(layers, "--layers")
     plan = [[Instance(width, depth) for depth in depths] for width in opt.parse_numbers(neurons, "--neurons")]
     out = console.stdout()

@@ -69,6 +69,7 @@ def infer(
         threads=threads,
     )
     chosen = choose_engine(name=engine)
+    chosen.engine.expect(switches)
     net = io.load_network(
         network,
         bias=bias,
