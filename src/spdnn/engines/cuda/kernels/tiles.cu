@@ -2,6 +2,10 @@
 // the device, so all kernels take any grid. With HALF values are fp16.
 #include "values.cuh"
 
+#ifndef ROWS
+#define ROWS TILE  // of a tile; blocks have a multiple of that many threads, up to 256
+#endif
+
 constexpr u32 SLAB = 512;  // neurons a block looks at at a time
 
 // One block of 1024 threads: list[] the rows with keep[r] != 0 in ascending order, slot[r] where row r goes (NONE
@@ -60,30 +64,31 @@ extern "C" __global__ void __launch_bounds__(1024) number(const u8* keep, const 
 // out row k = in row list[k] (k itself where *identity); rows past *kept of its last tile become zero.
 extern "C" __global__ void gather_rows(const Value* in, u64 in_stride, Value* out, u64 out_stride, u32 neurons,
                                        const u32* list, const u32* identity, const u32* kept) {
-  const u32 rows = *kept, lane = threadIdx.x % TILE, step = blockDim.x / TILE;
-  const u32 slabs = (neurons + 15) / 16, items = (rows + TILE - 1) / TILE * slabs;
+  const u32 rows = *kept, lane = threadIdx.x % ROWS, step = blockDim.x / ROWS;
+  const u32 slabs = (neurons + 15) / 16, items = (rows + ROWS - 1) / ROWS * slabs;
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
     const u32 tile = item / slabs, slab = item - tile * slabs;
-    const u32 k = tile * TILE + lane;
+    const u32 k = tile * ROWS + lane;
     const u32 row = k < rows ? (*identity ? k : list[k]) : NONE;
-    const Value* from = in + (u64)(row == NONE ? 0 : row) / TILE * in_stride + row % TILE;
+    const Value* from = in + (u64)(row == NONE ? 0 : row) / ROWS * in_stride + row % ROWS;
     Value* to = out + tile * out_stride + lane;
     const u32 end = min(neurons, (slab + 1) * 16);
-    for (u32 n = slab * 16 + threadIdx.x / TILE; n < end; n += step)
-      to[(u64)n * TILE] = row == NONE ? Value(0) : from[(u64)n * TILE];
+    for (u32 n = slab * 16 + threadIdx.x / ROWS; n < end; n += step)
+      to[(u64)n * ROWS] = row == NONE ? Value(0) : from[(u64)n * ROWS];
   }
 }
 
 // hashes[r] += the hash of row r.
 extern "C" __global__ void hash_rows(const Value* in, u64 in_stride, u32 neurons, const u32* count, u64* hashes) {
-  const u32 slabs = (neurons + SLAB - 1) / SLAB, items = (*count + TILE - 1) / TILE * slabs;
+  const u32 slabs = (neurons + SLAB - 1) / SLAB, items = (*count + ROWS - 1) / ROWS * slabs;
+  const u32 lane = threadIdx.x % ROWS, step = blockDim.x / ROWS;
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
     const u32 tile = item / slabs, slab = item - tile * slabs;
-    const Value* from = in + tile * in_stride + threadIdx.x;
+    const Value* from = in + tile * in_stride + lane;
     const u32 end = min(neurons, (slab + 1) * SLAB);
     u64 hash = 0;
-    for (u32 n = slab * SLAB; n < end; n++) hash += hash_term(n, to_float(from[(u64)n * TILE]));
-    atomicAdd(hashes + tile * TILE + threadIdx.x, hash);
+    for (u32 n = slab * SLAB + threadIdx.x / ROWS; n < end; n += step) hash += hash_term(n, to_float(from[(u64)n * ROWS]));
+    atomicAdd(hashes + tile * ROWS + lane, hash);
   }
 }
 
@@ -97,15 +102,16 @@ extern "C" __global__ void match(const u64* hashes, const u8* keep, const u32* c
 // differs[r] = 1 where row r is not bitwise equal to row same[r].
 extern "C" __global__ void verify(const Value* in, u64 in_stride, u32 neurons, const u32* count, const u32* same,
                                   u8* differs) {
-  const u32 rows = *count, slabs = (neurons + SLAB - 1) / SLAB, items = (rows + TILE - 1) / TILE * slabs;
+  const u32 rows = *count, slabs = (neurons + SLAB - 1) / SLAB, items = (rows + ROWS - 1) / ROWS * slabs;
+  const u32 lane = threadIdx.x % ROWS, step = blockDim.x / ROWS;
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
-    const u32 tile = item / slabs, slab = item - tile * slabs, row = tile * TILE + threadIdx.x;
+    const u32 tile = item / slabs, slab = item - tile * slabs, row = tile * ROWS + lane;
     if (row >= rows || same[row] == row) continue;
-    const Pattern* a = (const Pattern*)(in + tile * in_stride + threadIdx.x);
-    const Pattern* b = (const Pattern*)(in + same[row] / TILE * in_stride + same[row] % TILE);
+    const Pattern* a = (const Pattern*)(in + tile * in_stride + lane);
+    const Pattern* b = (const Pattern*)(in + same[row] / ROWS * in_stride + same[row] % ROWS);
     const u32 end = min(neurons, (slab + 1) * SLAB);
     bool different = false;
-    for (u32 n = slab * SLAB; n < end; n++) different |= a[(u64)n * TILE] != b[(u64)n * TILE];
+    for (u32 n = slab * SLAB + threadIdx.x / ROWS; n < end; n += step) different |= a[(u64)n * ROWS] != b[(u64)n * ROWS];
     if (different) differs[row] = 1;
   }
 }
@@ -124,15 +130,23 @@ extern "C" __global__ void join(const u32* count, u32* same, const u8* differs, 
 // sums[slice·capacity + r]: the sum of row r over a slice of the neurons, each counted copies[n] times (null: once).
 extern "C" __global__ void slice_sums(const Value* in, u64 in_stride, u32 neurons, const float* copies,
                                       const u32* count, u32 slices, u64 capacity, double* sums) {
-  const u32 items = (*count + TILE - 1) / TILE * slices;
+  __shared__ double of_threads[256];
+  const u32 items = (*count + ROWS - 1) / ROWS * slices, lane = threadIdx.x % ROWS, step = blockDim.x / ROWS;
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
     const u32 tile = item / slices, slice = item - tile * slices;
-    const Value* from = in + tile * in_stride + threadIdx.x;
+    const Value* from = in + tile * in_stride + lane;
     const u32 end = (u64)neurons * (slice + 1) / slices;
     double sum = 0;
-    for (u32 n = (u64)neurons * slice / slices; n < end; n++)
-      sum += (double)to_float(from[(u64)n * TILE]) * (copies ? copies[n] : 1.0f);
-    sums[slice * capacity + tile * TILE + threadIdx.x] = sum;
+    for (u32 n = (u64)neurons * slice / slices + threadIdx.x / ROWS; n < end; n += step)
+      sum += (double)to_float(from[(u64)n * ROWS]) * (copies ? copies[n] : 1.0f);
+    if (step > 1) {
+      __syncthreads();
+      of_threads[threadIdx.x] = sum;
+      __syncthreads();
+      if (threadIdx.x >= ROWS) continue;
+      for (u32 i = 1; i < step; i++) sum += of_threads[i * ROWS + lane];
+    }
+    sums[slice * capacity + tile * ROWS + lane] = sum;
   }
 }
 
@@ -149,7 +163,7 @@ extern "C" __global__ void add_slices(const u32* count, u32 slices, u64 capacity
 extern "C" __global__ void tile_rows(const float* x, u32 rows, u32 first_row, u32 neurons, Value* tiles,
                                      u64 stride, u64 values) {
   for (u64 at = blockIdx.x * (u64)blockDim.x + threadIdx.x; at < values; at += (u64)gridDim.x * blockDim.x) {
-    const u64 tile = at / ((u64)neurons * TILE), n = at / TILE % neurons, row = tile * TILE + at % TILE;
-    tiles[(first_row / TILE + tile) * stride + n * TILE + at % TILE] = to_value(row < rows ? x[row * neurons + n] : 0.0f);
+    const u64 tile = at / ((u64)neurons * ROWS), n = at / ROWS % neurons, row = tile * ROWS + at % ROWS;
+    tiles[(first_row / ROWS + tile) * stride + n * ROWS + at % ROWS] = to_value(row < rows ? x[row * neurons + n] : 0.0f);
   }
 }
