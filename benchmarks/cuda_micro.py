@@ -316,12 +316,14 @@ WORKLOADS = {
     "staged-groups": Workload(lasting, 16384, 6, 20000, "layers", "groups", LAYERS),
     "staged-half": Workload(lasting, 16384, 6, 20000, "layers", "general", HALVES, dtype="float16"),
     "stream": Workload(unstructured, 16384, 6, 20000, "layers", "general", LAYERS),
+    "bands": Workload(unstructured, 16384, 6, 20000, "bands", "general", {"bands": Work(moved_by_layers, all_edges)}),
     "tiles": Workload(lasting, 16384, 4, 20000, "layers", "general", NUMBERING, merge=True, dense=True),
 }
 CEILING_OF = {
     "fused": "shared_random_rows_of_16_floats",
     "placed": "shared_random_rows_of_16_floats",
     "pieces": "shared_random_rows_of_16_floats",
+    "bands": "shared_random_rows_of_4_floats",
     "few": "shared_random_rows_of_4_floats",
     "crew": "shared_random_rows_of_4_floats",
 }

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from spdnn.engines.cuda import crew, loader, pieces
+from spdnn.engines.cuda import bands, crew, loader, pieces
 from spdnn.errors import InputError
 
 pytest.importorskip("cupy", reason="needs CuPy and NVRTC: pip install 'spdnn[nvrtc]'")
@@ -57,7 +57,11 @@ FORMS = {
         for g, warps, stages in [(1, 20, 2), (8, 8, 2), (1, 20, 1)]
     ],
     "stream": [{"GROUP": g, **index, **values} for g, index, values in itertools.product((1, 8), INDEX, VALUES)],
-    "tiles": [{**index, **values} for index, values in itertools.product(INDEX, VALUES)],
+    "bands": [
+        {"WARPS": bands.WARPS, "UNITS": bands.UNITS, "STAGE": bands.STAGE, "DEPTH": bands.DEPTH, "CLUSTER": cluster}
+        for cluster in (1, 2)
+    ],
+    "tiles": [{**index, **values} for index, values in itertools.product(INDEX, [*VALUES, {"ROWS": 4}])],
 }
 
 

@@ -41,6 +41,7 @@
 #define __forceinline__ inline
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __restrict__
 
 struct uint3 { unsigned x, y, z; };
@@ -75,7 +76,7 @@ struct Barrier {
 };
 
 OF_A_BLOCK Fiber fibers[LARGEST];
-OF_A_BLOCK Barrier block_barrier, warp_barrier[LARGEST / 32];
+OF_A_BLOCK Barrier block_barrier, some_barrier, warp_barrier[LARGEST / 32];
 OF_A_BLOCK uint64_t warp_values[LARGEST / 32][32];
 OF_A_BLOCK int current, threads;
 OF_A_BLOCK bool backwards;
@@ -149,7 +150,7 @@ inline void entry() {
 }
 
 inline void run_block() {
-  block_barrier = Barrier();
+  block_barrier = some_barrier = Barrier();
   block_barrier.living = threads;
   for (int w = 0; w * 32 < threads; w++) {
     warp_barrier[w] = Barrier();
@@ -392,6 +393,70 @@ inline void copy_async_4(void* shared, const void* global) {
 inline void copy_commit() { emulator::fibers[emulator::current].groups++; }
 template <int PENDING> inline void copy_wait() { emulator::finish_copies(PENDING); }
 inline void copy_wait_all() { emulator::finish_copies(-1); }
+
+// Barriers that count arrivals and bytes (kernels/barriers.cuh), for clusters of one block. Copies in bulk happen when
+// somebody waits for them and not before.
+namespace emulator {
+struct Counter { int32_t bytes; uint16_t left, phase : 1, many : 15; };
+struct Bulk { void* to; const void* from; unsigned bytes; void* barrier; };
+OF_A_BLOCK std::vector<Bulk> bulks;
+inline void pass_if_done(Counter& counter) {
+  if (counter.left || counter.bytes) return;
+  counter.phase ^= 1;
+  counter.left = counter.many;
+}
+}  // namespace emulator
+typedef char* Place;
+inline Place place_of(const void* shared) { return (Place)shared; }
+inline unsigned load_u32(Place from) { return *(unsigned*)from; }
+inline float2 load_float2(Place from) { return *(float2*)from; }
+inline float4 load_float4(Place from) { return *(float4*)from; }
+inline void barrier_init(Place barrier, unsigned many) {
+  emulator::Counter& counter = *(emulator::Counter*)barrier;
+  counter.bytes = 0, counter.left = counter.many = many, counter.phase = 0;
+}
+inline void barrier_expect(Place barrier, unsigned bytes) {
+  emulator::Counter& counter = *(emulator::Counter*)barrier;
+  if (!counter.left) abort();
+  counter.bytes += bytes, counter.left--;
+  emulator::pass_if_done(counter);
+}
+inline void barrier_arrive(Place barrier) { barrier_expect(barrier, 0); }
+inline void barrier_arrive(Place barrier, unsigned rank) { abort(); }
+inline void barrier_wait(Place barrier, unsigned phase) {
+  emulator::Counter& counter = *(emulator::Counter*)barrier;
+  for (long tries = 0; counter.phase == phase; tries++) {
+    for (emulator::Bulk& bulk : emulator::bulks) {
+      if (bulk.barrier != barrier) continue;
+      memcpy(bulk.to, bulk.from, bulk.bytes);
+      counter.bytes -= bulk.bytes;
+      bulk.barrier = nullptr;
+    }
+    auto& bulks = emulator::bulks;
+    bulks.erase(std::remove_if(bulks.begin(), bulks.end(), [](auto& bulk) { return !bulk.barrier; }), bulks.end());
+    emulator::pass_if_done(counter);
+    if (counter.phase != phase) break;
+    if (tries > 1000000) {
+      fprintf(stderr, "a thread waits at a barrier for ever\n");
+      abort();
+    }
+    emulator::yield();
+  }
+}
+template <int N> void copy_bulk(Place shared, const void* global, unsigned bytes, Place barrier) {
+  if ((uintptr_t)shared % 16 || (uintptr_t)global % 16 || bytes % 16) {
+    fprintf(stderr, "a copy in bulk isn't aligned\n");
+    abort();
+  }
+  emulator::bulks.push_back({shared, global, bytes, barrier});
+}
+inline void barriers_ready() {}
+inline void cluster_sync() {}
+inline void sync_some(unsigned threads) {
+  emulator::Barrier& barrier = emulator::some_barrier;
+  if (!barrier.arrived) barrier.living = threads;
+  emulator::wait(barrier);
+}
 
 #ifdef CONCURRENT
 // Words that blocks exchange (kernels/crew.cu).

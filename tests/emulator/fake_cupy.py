@@ -170,6 +170,7 @@ class _Event:
 
 class _Device:
     id = 0
+    compute_capability = "90"
     attributes = {  # noqa: RUF012
         "MultiProcessorCount": SMS,
         "ClockRate": 1_000_000,
@@ -219,7 +220,7 @@ class _Function:
         _submit(run)
 
 
-_KERNEL = re.compile(r'extern "C" __global__ void\s*(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(([^)]*)\)')
+_KERNEL = re.compile(r'extern "C" __global__ void\s*(?:__\w+__\([^)]*\)\s*)*(\w+)\(([^)]*)\)')
 _SHARED = re.compile(r"extern __shared__(?: __align__\(\d+\))? (\w+) (\w+)\[\];")
 _SCALARS = {"float": ctypes.c_float, "double": ctypes.c_double, "u32": ctypes.c_uint32, "u64": ctypes.c_uint64}
 

@@ -36,6 +36,7 @@ from spdnn.features import Features
 from spdnn.io import load_features, save_features, save_network
 from spdnn.network import LazyLayers, SparseLayer, SparseNetwork
 from spdnn.radixnet import RadixNet, challenge_network
+from spdnn.random_network import random_network
 
 
 class TestGroups(EngineConformance):
@@ -69,6 +70,23 @@ class TestPlaced(TestGeneral):
     """Outputs take the places of inputs, as in networks of which two buffers don't fit shared memory."""
 
     regime = "placed"
+
+
+@pytest.fixture
+def narrow_bands(monkeypatch):
+    """Bands of few inputs, blocks of few outputs."""
+    for name, value in {"MOST_INPUTS": 37, "WARPS": 2, "UNITS": 1}.items():
+        monkeypatch.setattr(f"spdnn.engines.cuda.bands.{name}", value)
+
+
+class TestBands(TestGeneral):
+    """Inputs are brought in band by band, by blocks of a few outputs, as in wide networks."""
+
+    regime = "bands"
+
+    @pytest.fixture(autouse=True)
+    def _narrow(self, narrow_bands):
+        pass
 
 
 def bounded(network: SparseNetwork, most: float) -> SparseNetwork:
@@ -237,7 +255,7 @@ def test_switches_change_nothing(switches, variant, regime):
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_streams_weights_and_rows_under_a_memory_limit(regime):
+def test_streams_weights_and_rows_under_a_memory_limit(regime, narrow_bands):
     random = np.random.default_rng(4)
     network = NETWORKS["power-law"](random)
     check(network, features_of("bits", network.inputs, random), regime=regime, memory_limit=6 << 20)
@@ -318,6 +336,18 @@ def test_layers_without_free_places_go_through_memory():
     plan = CudaPlan(network, 300, Options(variant="general", fold=False))
     assert plan._packed.tile is None  # it wouldn't pay
     plan.close()
+
+
+def test_wide_layers_that_share_nothing_are_cut_into_bands():
+    random = np.random.default_rng(13)
+    network = SparseNetwork(list(random_network(9000, 3, 8, upper=4.0)))
+    narrow = SparseNetwork([_layer(random, 9000, 60, np.full(60, 8)), _layer(random, 60, 9000, np.full(9000, 8))])
+    options = Options(variant="general", fold=False, merge=False)
+    for given, regime in ((network, "bands"), (narrow, "layers"), (challenge_network(16384, 2), "layers")):
+        plan = CudaPlan(given, 10, options)
+        assert plan.describe()["regime"] == regime
+        plan.close()
+    check(network, features_of("bits", 9000, random)[:10], variant="general", fold=False, merge=False)
 
 
 def test_chunks_of_many_small_units():

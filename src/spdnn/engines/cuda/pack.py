@@ -17,6 +17,8 @@ from ...groups import input_groups
 from ...machine import usable_cores
 from ...network import SparseLayer, SparseNetwork
 from ...rows import droppable
+from .bands import Bands, Order, cut_bands, order_layer
+from .bands import Shape as BandShape
 from .chunks import Chunks, chunk_layer
 from .pieces import MOST_LOADS, Pieces, cut_layer
 from .places import along, loads, place_units
@@ -38,7 +40,7 @@ shared memory."""
 SLICE = 16
 """Units whose entries stand in turns of 8 in a sliced layer, so that a warp's loads are of whole lines."""
 
-Form = np.ndarray | Chunks | Pieces
+Form = np.ndarray | Chunks | Pieces | Bands
 """How a layer is packed: the outputs of its units, or what it is cut into."""
 
 WORKERS = min(16, max(2, usable_cores()))
@@ -64,13 +66,19 @@ PIECED = np.dtype(
     + [(name, "<u4") for name in ("pieces", "turn_steps", "bias_all", "coded", "unused")]
 )
 """The structure Pieced of `kernels/pieces.cu`."""
+BANDED = np.dtype(
+    [(name, "<u8") for name in ("start", "entries", "output", "bias")]
+    + [(name, "<f4") for name in ("bias0", "lower", "upper")]
+    + [(name, "<u4") for name in ("inputs", "bands", "band", "parts", "units", "bias_all", "unused")]
+)
+"""The structure Banded of `kernels/bands.cu`."""
 
 
 @dataclass(eq=False)
 class PackedLayer:
-    """One layer on the device, in units, in chunks or in pieces.
+    """One layer on the device, in units, in chunks, in pieces or in bands.
 
-    arrays : what `record`, a LAYER, CHUNKED or PIECED, points to. units, g : their number and outputs of one.
+    arrays : what `record`, a LAYER, CHUNKED, PIECED or BANDED, points to. units, g : their number and outputs of one.
     entries : padded ones included. unit_bytes : about what kernels for few rows read, the second form where there is
     one. alike : neighbouring units of the second form mostly read the same inputs.
     """
@@ -90,6 +98,10 @@ class PackedLayer:
     @property
     def pieced(self) -> bool:
         return self.record.dtype == PIECED
+
+    @property
+    def parts(self) -> int:
+        return int(self.record["parts"]) if self.record.dtype == BANDED else 0
 
     @property
     def through(self) -> bool:
@@ -428,6 +440,24 @@ class Packer:
         record["coded"], record["bias_all"] = pieces.coded, layer.bias_rule == "all"
         return PackedLayer(record, arrays, pieces.outputs.size, 1, int(steps.sum()) * TURN_UNITS * TURN)
 
+    def pack_bands(self, layer: SparseLayer, bands: Bands, shape: BandShape) -> PackedLayer:
+        """A layer cut into bands."""
+        xp, record = self._xp, np.zeros((), BANDED)
+        host = {"start": bands.start, "entries": bands.entries, "output": bands.output}
+        if np.ndim(layer.bias):
+            host["bias"] = np.asarray(layer.bias, np.float32)
+            if bands.place is not None:
+                host["bias"] = host["bias"][np.argsort(bands.place)]
+        else:
+            record["bias0"] = layer.bias
+        arrays = [xp.asarray(np.ascontiguousarray(array)) for array in host.values()]
+        for name, array in zip(host, arrays, strict=True):
+            record[name] = array.data.ptr
+        record["lower"], record["upper"], record["bias_all"] = layer.lower, layer.upper, layer.bias_rule == "all"
+        record["inputs"], record["band"], record["bands"] = layer.inputs, bands.band, bands.pairs.shape[1]
+        record["parts"], record["units"] = bands.pairs.shape[0] // shape.warps, bands.pairs.shape[2]
+        return PackedLayer(record, arrays, layer.outputs, 1, bands.padded)
+
 
 @dataclass(eq=False)
 class PackedNetwork:
@@ -439,7 +469,8 @@ class PackedNetwork:
     chunked : layers are cut into pieces or chunks where that pays. ready : the network folded already,
     if memory held it.
     dtype : of activations as they are stored, which bounds have to fit (InputError); weights are float32 in any case.
-    tile : what Packer takes. through : a layer's outputs go to their places through main memory.
+    bands : layers are cut into bands of that shape. tile : what Packer takes. through : a layer's outputs go to their
+    places through main memory.
     """
 
     network: SparseNetwork
@@ -452,10 +483,12 @@ class PackedNetwork:
     units_of: list[tuple[int, int, int]] = field(default_factory=list)  # (units, g, padded entries)
     chunks_of: list[bool] = field(default_factory=list)
     pieces_of: list[bool] = field(default_factory=list)
+    parts_of: list[int] = field(default_factory=list)  # of layers cut into bands, else 0
     samples: list[SparseLayer] = field(default_factory=list)  # the first, a middle and the last layer
     expand: np.ndarray | None = None
     streamed: bool = False
     chunked: bool = False
+    bands: BandShape | None = None
     ready: Folded | None = None
     dtype: str = "float32"
     tile: tuple[int, int] | None = None
@@ -473,6 +506,7 @@ class PackedNetwork:
         self.table = self._xp.zeros(len(self.network) * LAYER.itemsize, self._xp.uint8)
         self.chunk_table = self._xp.zeros(len(self.network) * CHUNKED.itemsize if self.chunked else 0, self._xp.uint8)
         self.piece_table = self._xp.zeros(len(self.network) * PIECED.itemsize if self.chunked else 0, self._xp.uint8)
+        self.band_table = self._xp.zeros(len(self.network) * BANDED.itemsize if self.bands else 0, self._xp.uint8)
         self._source: Iterator[tuple[int, SparseLayer, Form]] | None = None
         self.widths.append(self.network.inputs)
         total, host = 0, memory.available() // 2
@@ -489,6 +523,7 @@ class PackedNetwork:
             self.units_of.append((packed.units, packed.g, packed.entries))
             self.chunks_of.append(packed.chunked)
             self.pieces_of.append(packed.pieced)
+            self.parts_of.append(packed.parts)
             self._alike.append(packed.alike)
             self.through = self.through or packed.through
             total += packed.nbytes
@@ -524,7 +559,7 @@ class PackedNetwork:
         """Give the device's memory back."""
         self._resident.clear()
         self.passing = None
-        del self.table, self.chunk_table, self.piece_table, self._packer
+        del self.table, self.chunk_table, self.piece_table, self.band_table, self._packer
         self._xp.get_default_memory_pool().free_all_blocks()
 
     @property
@@ -541,6 +576,9 @@ class PackedNetwork:
             return self._packer.pack_chunks(layer, form)
         if isinstance(form, Pieces):
             return self._packer.pack_pieces(layer, form)
+        if isinstance(form, Bands):
+            assert self.bands
+            return self._packer.pack_bands(layer, form, self.bands)
         return self._packer.pack(layer, form, bool(self.may_drop[k + 1]), sliced=not self.chunked)
 
     def _form(self, k: int, layer: SparseLayer) -> Form:
@@ -556,18 +594,35 @@ class PackedNetwork:
         return along(layer) if self.tile else unit_outputs(layer, self.grouped)[0]
 
     def _layers(self) -> Iterator[tuple[int, SparseLayer, Form]]:
-        """(number, layer, folded where asked for, its units or chunks); the next ones are made meanwhile."""
+        """(number, layer, folded where asked for, its form); the next ones are made meanwhile."""
 
         def with_form(item: tuple[int, SparseLayer]) -> tuple[SparseLayer, Form]:
             return item[1], self._form(*item)
 
-        if self.folded:
+        if self.bands:
+            made = self._cut_layers(self.bands)
+        elif self.folded:
             made = map_ahead(with_form, enumerate(self._folded_layers()), WORKERS)
         else:
             layers = self.network.layers
             made = map_ahead(lambda k: with_form((k, layers[k])), range(len(layers)), WORKERS)
         for k, (layer, form) in enumerate(made):
             yield k, layer, form
+
+    def _cut_layers(self, shape: BandShape) -> Iterator[tuple[SparseLayer, Bands]]:
+        """Layers cut into bands; the outputs of each but the last stand as that one wants them."""
+
+        def ordered() -> Iterator[tuple[SparseLayer, Order]]:
+            layers: Iterator[SparseLayer] = self._folded_layers()
+            if not self.folded:
+                layers = map_ahead(lambda k: self.network.layers[k], range(len(self.network)), WORKERS)
+            place = None
+            for k, layer in enumerate(layers):
+                order = order_layer(layer, shape, place, last=k + 1 == len(self.network))
+                place = order.place_out
+                yield layer, order
+
+        return map_ahead(lambda made: (made[0], cut_bands(made[0], shape, made[1])), ordered(), WORKERS)
 
     def _folded_layers(self) -> Iterator[SparseLayer]:
         if self.ready is not None:
@@ -603,7 +658,7 @@ class PackedNetwork:
         self.ready = None
 
     def _write_table(self, first: int, layers: list[PackedLayer]) -> None:
-        tables = (self.table, LAYER), (self.chunk_table, CHUNKED), (self.piece_table, PIECED)
+        tables = (self.table, LAYER), (self.chunk_table, CHUNKED), (self.piece_table, PIECED), (self.band_table, BANDED)
         for table, kind in tables:
             records = np.zeros(len(layers), kind)
             for k, layer in enumerate(layers):

@@ -14,19 +14,22 @@ from ...errors import InputError, MemoryLimitError
 from ...features import Features
 from ...fold import fold_within
 from ...network import SparseLayer, SparseNetwork
-from . import estimate, loader, stages, streaming
+from . import bands, estimate, loader, stages, streaming
+from .band_runner import BandRunner
 from .chunks import chunk_layer
-from .pack import WORKERS, PackedNetwork, suits_places
+from .pack import GROUP, WORKERS, PackedNetwork, suits_places, unit_outputs
 from .stages import StageRunner, TileShape, placed_shape, tile_shape
 from .streaming import StreamRunner
 
-REGIMES = ("stages", "placed", "layers")
+REGIMES = ("stages", "placed", "layers", "bands")
+RUNNERS: dict[str, Any] = {"stages": StageRunner, "layers": StreamRunner, "bands": BandRunner}
 FAN_IN_PER_ROW = 2
 """Up to that many weights a neuron for each row of a tile, stages are used whatever the layers are like."""
 
 
 class CudaPlan(Plan):
-    """`regime` (one of REGIMES) forces how rows are run: stages with two buffers a tile, or one, or layers.
+    """`regime` (one of REGIMES) forces how rows are run: stages with two buffers a tile, or one, layers with what they
+    share, or layers cut into bands.
 
     In float16 it's layers always.
     """
@@ -79,7 +82,25 @@ class CudaPlan(Plan):
         placed = self._placed(widths, layers)
         if placed:
             return {"tile": placed.packed_for}
-        return {"chunked": self._regime(widths, layers, 1)[0] == "layers"}
+        layered = self._regime(widths, layers, 1)[0] == "layers"
+        if layered and self._suits_bands(layers):
+            return {"bands": self._band_shape}
+        return {"chunked": layered}
+
+    def _suits_bands(self, layers: Sequence[SparseLayer]) -> bool:
+        """Whether layers by themselves are to be cut into bands: where that is forced, or pays for some of them."""
+        if self._forced or self.options.dtype != "float32":
+            return self._forced == "bands"
+        if int(self._device.compute_capability) < bands.LEAST_CAPABILITY:
+            return False
+        grouped, some = self.options.variant == "groups", _some(layers)
+        if any(unit_outputs(layer, grouped)[1] > 1 or chunk_layer(layer, GROUP if grouped else 1) for layer in some):
+            return False
+        return all(bands.pays(layer, self._band_shape) for layer in some)
+
+    @property
+    def _band_shape(self) -> bands.Shape:
+        return bands.shape(self._shared_limit, int(self._device.attributes["MultiProcessorCount"]))
 
     def _placed(self, widths: Sequence[int], layers: Sequence[SparseLayer]) -> TileShape | None:
         """The tile whose outputs take the places of inputs, where that is forced, or pays."""
@@ -116,8 +137,9 @@ class CudaPlan(Plan):
         regime, shape = self._way("bits")
         outputs = sum(packed.widths[1:])
         entries = sum(e * g for _, g, e in packed.units_of)
+        grouped = any(g > 1 for _, g, _ in packed.units_of)
         facts: dict[str, Any] = {
-            "format": "units of up to 8 outputs" if any(g > 1 for _, g, _ in packed.units_of) else "ell/csr",
+            "format": "units of up to 8 outputs" if grouped else "bands" if packed.bands else "ell/csr",
             "variant": self.options.variant,
             "regime": regime,
             "dtype": packed.dtype,
@@ -149,7 +171,7 @@ class CudaPlan(Plan):
         """Milliseconds for all layers, and per layer, with all rows live (`estimate.py`)."""
         packed, depth, merge = self._packed, len(self.network), self.options.merge
         tile, rows = self._tiled
-        runner = StageRunner if regime == "stages" else StreamRunner
+        runner = RUNNERS[regime]
         steps = [step for begin, end in packed.windows() for step in runner.steps(packed, begin, end, False, merge)]
         if regime == "stages":
             launches = len(steps) * (4 + merge)
@@ -181,6 +203,8 @@ class CudaPlan(Plan):
     def _way(self, kind: str, packed: PackedNetwork | None = None) -> tuple[str, TileShape | None]:
         """The regime for features of a kind (``"bits"`` or ``"dense"``), and the tile for stages."""
         packed = packed or self._packed
+        if packed.bands:
+            return "bands", None
         if packed.chunked:
             return "layers", None
         if packed.tile:
@@ -196,7 +220,7 @@ class CudaPlan(Plan):
         few weights a neuron, or whose inputs don't pay to be staged chunk by chunk.
         """
         shape = tile_shape(widths, g, kind == "bits", self._shared_limit)
-        if self._forced == "layers" or shape is None:
+        if self._forced in ("layers", "bands") or shape is None:
             return "layers", None
         if self._forced is None:
             some = _some(layers)
@@ -209,8 +233,8 @@ class CudaPlan(Plan):
     def _row_tile(self, rows: int, kind: str, columns: int) -> tuple[int, int]:
         """How many of the rows to run at a time, and the bytes that takes: more than are left where few don't fit."""
         per_row = columns // 8 + 8 if kind == "bits" else columns * np.dtype(self._packed.dtype).itemsize
-        need = StageRunner.bytes_for if self._way(kind)[0] == "stages" else StreamRunner.bytes_for
-        step = streaming.tile_rows(self._packed.dtype) * 8
+        need = RUNNERS[self._way(kind)[0]].bytes_for
+        step = max(128, streaming.tile_rows(self._packed)) * 8
         tile = rows
         while tile > step and need(self._packed, tile) + per_row * tile * 2 > self._work_limit:
             tile = -(-tile // 2 // step) * step
@@ -242,7 +266,7 @@ class CudaPlan(Plan):
         xp, u32, u64 = self._xp, np.uint32, np.uint64
         columns = part.columns
         index = {"INDEX": "u32" if self._packed.wide else "u16"}
-        tile_rows = shape.rows if regime == "stages" else streaming.tile_rows(self._packed.dtype)
+        tile_rows = shape.rows if regime == "stages" else streaming.tile_rows(self._packed)
         tiles = -(-max(1, part.rows) // tile_rows)
         if kind == "bits":
             words = xp.asarray(part.to_bits())
@@ -325,7 +349,7 @@ class CudaPlan(Plan):
             if handle.regime == "stages":
                 self._runners[key] = StageRunner(self._xp, self._packed, handle.shape, capacity)
             else:
-                self._runners[key] = StreamRunner(self._xp, self._packed, capacity)
+                self._runners[key] = RUNNERS[handle.regime](self._xp, self._packed, capacity)
         return self._runners[key]
 
     def _run(self, run, handle, features, rows, watch, profile, progress) -> list[LayerProfile]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import loader, pieces
+from . import bands, loader, pieces
 from .chunks import MOST_ENTRIES, MOST_INPUTS, MOST_WEIGHTS
 from .pack import PackedNetwork
 
@@ -30,19 +30,20 @@ SLICES = 32
 """Parts of a row that are added up apart in the final sums."""
 
 
-def tile_rows(dtype: str) -> int:
-    """Rows of a tile of values of that type."""
-    return NEURON_BYTES // np.dtype(dtype).itemsize
+def tile_rows(packed: PackedNetwork) -> int:
+    """Rows of a tile of a network's activations."""
+    return bands.ROWS if packed.bands else NEURON_BYTES // np.dtype(packed.dtype).itemsize
 
 
 def bit_stride(columns: int, rows: int) -> int:
     """Bytes of a tile of so many bit-packed rows."""
-    return columns * rows // 8
+    return -(-columns * rows // 8)
 
 
 def definitions(packed: PackedNetwork) -> dict[str, Any]:
     """Of kernels that read and write a network's activations."""
-    return {"INDEX": "u32" if packed.wide else "u16"} | ({"HALF": 1} if packed.dtype == "float16" else {})
+    index = {"INDEX": "u32" if packed.wide else "u16"}
+    return index | ({"HALF": 1} if packed.dtype == "float16" else {}) | ({"ROWS": bands.ROWS} if packed.bands else {})
 
 
 class StreamRunner:
@@ -50,24 +51,10 @@ class StreamRunner:
 
     def __init__(self, xp: Any, packed: PackedNetwork, capacity: int):
         self._xp, self._packed = xp, packed
-        index, self._dtype, self._tile = definitions(packed), np.dtype(packed.dtype), tile_rows(packed.dtype)
-        group = max(g for _, g, _ in packed.units_of)
-        self._stream = loader.load(PACKAGE, "stream", {"GROUP": group, **index}).get_function("stream")
+        index, self._dtype, self._tile = definitions(packed), np.dtype(packed.dtype), tile_rows(packed)
+        self._neuron_bytes, self._block = self._tile * self._dtype.itemsize, max(128, self._tile)
         device = xp.cuda.Device().attributes
-        stage = (MOST_INPUTS + 1) * 2 * NEURON_BYTES + MOST_WEIGHTS * 4 + MOST_ENTRIES
-        stages = 2 if 2 * stage <= device["MaxSharedMemoryPerBlockOptin"] else 1
-        self._shared = stages * stage
-        sizes = {"SLOTS": MOST_INPUTS, "WEIGHTS": MOST_WEIGHTS, "STAGES": stages}
-        self._staged = {}
-        for g in {g for (_, g, _), chunked in zip(packed.units_of, packed.chunks_of, strict=True) if chunked}:
-            defines = {"GROUP": g, "WARPS": STAGED_WARPS[g, packed.dtype], **sizes, **index}
-            for together in (False, True):
-                name = "staged" if packed.dtype == "float32" else "staged_half"
-                module = loader.load(PACKAGE, name, defines, cooperative=together)
-                self._staged[g, together] = module.get_function(name)
-                self._staged[g, together].max_dynamic_shared_size_bytes = self._shared
-        if any(packed.pieces_of):
-            self._load_pieces(index, device["MaxSharedMemoryPerBlockOptin"])
+        self._load(index, device)
         tiles = loader.load(PACKAGE, "tiles", index)
         names = ("number", "gather_rows", "hash_rows", "match", "verify", "join", "slice_sums", "add_slices")
         self._kernel = {name: tiles.get_function(name) for name in names}
@@ -76,7 +63,7 @@ class StreamRunner:
         self._sms = device["MultiProcessorCount"]
         self._width = max(packed.widths[1:])
         self._stride = self._width * self._tile  # values of a tile
-        n = self._capacity = -(-max(1, capacity) // self._tile) * self._tile
+        n = self._capacity = -(-max(1, capacity) // self._block) * self._block
         self._buffers = [xp.empty(n // self._tile * self._stride, self._dtype) for _ in range(2)]
         self._keep, self._differs = xp.zeros(n, xp.uint8), xp.zeros(n, xp.uint8)
         self._hashes = xp.zeros(n, xp.uint64)
@@ -91,6 +78,26 @@ class StreamRunner:
         copies = packed.copies
         self._copies = None if copies is None else xp.asarray(copies.astype(np.float32))
 
+    def _load(self, index: dict[str, Any], device: Any) -> None:
+        """The kernels that compute layers."""
+        packed = self._packed
+        group = max(g for _, g, _ in packed.units_of)
+        self._stream = loader.load(PACKAGE, "stream", {"GROUP": group, **index}).get_function("stream")
+        stage = (MOST_INPUTS + 1) * 2 * NEURON_BYTES + MOST_WEIGHTS * 4 + MOST_ENTRIES
+        stages = 2 if 2 * stage <= device["MaxSharedMemoryPerBlockOptin"] else 1
+        self._shared = stages * stage
+        sizes = {"SLOTS": MOST_INPUTS, "WEIGHTS": MOST_WEIGHTS, "STAGES": stages}
+        self._staged = {}
+        for g in {g for (_, g, _), chunked in zip(packed.units_of, packed.chunks_of, strict=True) if chunked}:
+            defines = {"GROUP": g, "WARPS": STAGED_WARPS[g, packed.dtype], **sizes, **index}
+            for together in (False, True):
+                name = "staged" if packed.dtype == "float32" else "staged_half"
+                module = loader.load(PACKAGE, name, defines, cooperative=together)
+                self._staged[g, together] = module.get_function(name)
+                self._staged[g, together].max_dynamic_shared_size_bytes = self._shared
+        if any(packed.pieces_of):
+            self._load_pieces(index, device["MaxSharedMemoryPerBlockOptin"])
+
     def _load_pieces(self, index: dict[str, Any], shared_limit: int) -> None:
         stage, records = 4 * (pieces.MOST_INPUTS + 1) * PIECE_PITCH, 3 * 4 * (pieces.MOST_INPUTS + pieces.NUMBERS)
         stages = 2 if 2 * stage + records + 1024 <= shared_limit else 1
@@ -102,7 +109,7 @@ class StreamRunner:
     @staticmethod
     def bytes_for(packed: PackedNetwork, rows: int) -> int:
         """Device bytes of the working arrays for that many rows, about."""
-        tile, nbytes = tile_rows(packed.dtype), np.dtype(packed.dtype).itemsize
+        tile, nbytes = max(128, tile_rows(packed)), np.dtype(packed.dtype).itemsize
         return -(-rows // tile) * tile * (2 * nbytes * max(packed.widths[1:]) + 64 + 8 * SLICES)
 
     def start(self, rows: int, features: Any) -> None:
@@ -114,7 +121,7 @@ class StreamRunner:
         self._everyone((self._sms,), (256,), (self.owner, np.uint32(rows), self._counts[0]))
         kind, array = features
         columns = self._packed.widths[0]
-        stride = bit_stride(columns, self._tile) if kind == "bits" else columns * NEURON_BYTES
+        stride = bit_stride(columns, self._tile) if kind == "bits" else columns * self._neuron_bytes
         self._input = (array, stride, kind == "bits")
         self._next, self._numbered, self._listed = 0, 0, False
 
@@ -132,7 +139,7 @@ class StreamRunner:
 
     def step(self, first: int, last: int, originals: int, *, merge: bool, compact: bool, profile: bool) -> None:
         """Layers first … last − 1, after which rows are dropped and merged if it is time to, or for a profile."""
-        packed, u32, u64 = self._packed, np.uint32, np.uint64
+        packed, u64 = self._packed, np.uint64
         check = profile or checked(last - 1, len(packed.network))
         end = last == len(packed.network)
         drop = bool(packed.may_drop[last]) and (compact or end)
@@ -140,13 +147,20 @@ class StreamRunner:
         number = end or (check and (merge or drop))
         if number:
             self._keep.data.memset_async(0, self._keep.nbytes)
+        self._compute(first, last, self._keep if number else u64(0))
+        self._depth_width = packed.widths[last]
+        if number:
+            self._number(packed.widths[last], originals, merge=merge, drop=drop)
+
+    def _compute(self, first: int, last: int, keep: Any) -> None:
+        """Layers first … last − 1; the last one's rows that live are set in `keep` where it isn't null."""
+        packed, u32, u64 = self._packed, np.uint32, np.uint64
         chunked, pieced = packed.chunks_of[first], packed.pieces_of[first]
         if self._listed and not (chunked or pieced):
             self._gather(packed.widths[first])
         array, stride, is_bits = self._input
         out, other = self._buffers[self._next], self._buffers[self._next ^ 1]
         count, identity = self._count(), self._counts[self._numbered, 1:]
-        keep = self._keep if number else u64(0)
         rows = (self._list, identity) if self._listed else (u64(0), u64(0))
         if pieced:
             arguments = (
@@ -173,10 +187,7 @@ class StreamRunner:
             arguments = (packed.table, u32(first), per_warp, array, u64(stride), u32(is_bits), *target)
             self._stream((16 * self._sms,), (WARPS * 32,), arguments)
             self._next ^= 1
-        self._input, self._listed = (out, self._width * NEURON_BYTES, False), False
-        self._depth_width = packed.widths[last]
-        if number:
-            self._number(packed.widths[last], originals, merge=merge, drop=drop)
+        self._input, self._listed = (out, self._width * self._neuron_bytes, False), False
 
     def _count(self) -> Any:
         return self._counts[self._numbered]
@@ -186,7 +197,7 @@ class StreamRunner:
         stride, out = np.uint64(self._stride), self._buffers[self._next]
         moved = (self._input[0], stride, out, stride, np.uint32(width), self._list, self._counts[self._numbered, 1:])
         self._kernel["gather_rows"]((8 * self._sms,), (256,), (*moved, self._count()))
-        self._input, self._next, self._listed = (out, self._width * NEURON_BYTES, False), self._next ^ 1, False
+        self._input, self._next, self._listed = (out, self._width * self._neuron_bytes, False), self._next ^ 1, False
 
     def _number(self, width: int, originals: int, *, merge: bool, drop: bool) -> None:
         """List the rows that stay after a layer of that width."""
@@ -199,7 +210,7 @@ class StreamRunner:
         if merge:
             self._hashes.data.memset_async(0, self._hashes.nbytes)
             self._differs.data.memset_async(0, self._differs.nbytes)
-            grid, per_tile = (8 * self._sms,), (self._tile,)
+            grid, per_tile = (8 * self._sms,), (self._block,)
             kernel["hash_rows"](grid, per_tile, (source, stride, u32(width), count, self._hashes))
             table = (self._table, u32(self._table.size - 1), u32(self._numbered + 1))
             kernel["match"](grid, per_tile, (self._hashes, self._keep, count, *table, self._same))
@@ -222,7 +233,7 @@ class StreamRunner:
         copies = u64(0) if self._copies is None else self._copies
         count, slices = self._count(), (u32(SLICES), u64(self._capacity), self._sums)
         arguments = (self._input[0], u64(self._stride), u32(width), copies, count, *slices)
-        self._kernel["slice_sums"]((8 * self._sms,), (self._tile,), arguments)
+        self._kernel["slice_sums"]((8 * self._sms,), (self._block,), arguments)
         self._kernel["add_slices"]((self._sms,), (256,), (count, *slices))
         self._positive((self._sms,), (256,), (self.owner, u32(originals), self._sums, self._flag))
         runtime = self._xp.cuda.runtime
