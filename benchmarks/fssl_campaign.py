@@ -4,9 +4,10 @@
 
 writes one JSON file per experiment, a list of flat records each, and the compact networks beside them, and prints mean
 ± sd as it goes. With `--times-later` nothing is timed: `--time FOLDER` does so for the networks of such a folder, on
-this machine's CPU or, with `--time-on cuda`, GPU. `--tune` instead trains two seeds of many settings for `--seconds`
-and writes what the held-out images say of them; the test set isn't looked at. `--small` is a miniature of everything
-for a CPU.
+this machine's CPU or, with `--time-on cuda`, GPU. `--share 460` does it all with a process for every part of `--only`,
+which train at the same time and take as many epochs as fit into so many seconds. `--tune` instead trains two seeds of
+many settings for `--seconds` and writes what the held-out images say of them; the test set isn't looked at. `--small`
+is a miniature of everything for a CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import itertools
 import json
 import math
 import os
+import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -47,10 +51,11 @@ from spdnn.fssl import (
 from spdnn.fssl.build import describe, graph_module
 from spdnn.fssl.fleet import Fleet
 from spdnn.fssl.formats import reading_all
-from spdnn.fssl.latency import Shape, grid, measure, measure_shapes, unseen
+from spdnn.fssl.latency import Shape, compiled_model, grid, measure, measure_shapes, unseen
+from spdnn.fssl.latency import recorded as recorded_graph
 from spdnn.fssl.ops import Select
 from spdnn.fssl.pruner import Pruner
-from spdnn.fssl.speed import Speed, _add_own, _recorded, fastest
+from spdnn.fssl.speed import Speed, _add_own, fastest
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, resting_fleet, train_fleet
 from spdnn.fssl.training.loop import Teacher
@@ -61,11 +66,15 @@ BUDGET = {"97.6": 0.976, "98.85": 0.9885, "9560": 1 - 9560 / 266200}
 TIME_RATIOS = (0.25, 0.18, 0.13, 0.1)
 REHEARSAL = 5.0
 """Seconds for which a fleet's steps are tried."""
-DECISION = 0.05
+DECISION = 0.015
 """Seconds that one decision for one network is taken to last where processes share a GPU."""
 TARGET_RATIOS = {"cpu1": (0.5, 0.35, 0.26), "cpu128": (0.12, 0.06, 0.035)}
 """Of the dense network's time on a target, for networks tuned for it that are timed on all."""
 GPU_RATIOS = (0.35, 0.25, 0.18)
+SPLIT_REMOVED = (0.9, 0.95, 0.976, 0.9885)
+SPLIT_RATIOS = {"cpu1": (0.13, 0.105, 0.085, 0.07), "cpu128": (0.1, 0.075, 0.055, 0.04),
+                "cuda60000": (0.62, 0.5, 0.4, 0.32, 0.26)}  # fmt: skip
+"""What networks of `split` that are tuned for nothing remove, and those tuned for a target keep of its dense time."""
 MORE = 0.9
 """The weight of the teacher's answers that is tried beside the usual one."""
 
@@ -117,6 +126,7 @@ class Setting:
     together: float | None = None
     times_later: bool = False
     tables: Path | None = None
+    tables_widest: int = 4096
     shapes: int = 60
     seconds: float = 0.02
     wide_ratio: float = 0.03
@@ -159,6 +169,26 @@ def compact_jobs(setting: Setting) -> list[Job]:
     jobs.append(Job(target=Sparsity(0.9, groups=0.95), **options))
     jobs += [Job(method="magnitude", target=Sparsity(removed), **options) for removed in (0.9, BUDGET["9560"])]
     return jobs
+
+
+def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
+    """784-300-100-10: how dense to be inside chosen by measured time, by none, and by wrong tables, for all targets.
+
+    Returns the jobs, and the name of the curve of accuracy against time that each is a point of.
+    """
+    options: dict[str, Any] = {"norm": setting.norm, "schedule": setting.schedule}
+    shares = {"off": setting.groups, "off-0.95": 0.95}
+    jobs = [Job(target=Sparsity(r, groups=share), **options) for share in shares.values() for r in SPLIT_REMOVED]
+    curves = [name for name in shares for _ in SPLIT_REMOVED]
+    for device, batch in setting.targets:
+        name = f"{device}{batch}"
+        for method in ("fssl", "lasso", "shuffled"):
+            for ratio in SPLIT_RATIOS[name]:
+                target: dict[str, Any] = {"target_device": device, "target_batch": batch}
+                density = 1.0 if method == "lasso" else None
+                jobs.append(Job(method=method, target=Latency(ratio, density), **target, **options))
+                curves.append(name if method == "fssl" else f"{name}-{method}")
+    return jobs, curves
 
 
 def time_jobs(
@@ -261,8 +291,7 @@ class Campaign:
         """Tables of the last target, and how well unseen shapes are predicted, while nothing else runs there."""
         device, batch = self.setting.targets[-1]
         records = []
-        wide = self.setting.wide
-        for widest in dict.fromkeys((max(1024, wide), 1024)):
+        for widest in dict.fromkeys((max(1024, self.setting.tables_widest), 1024)):
             model = self.latency(device, batch, widest)
             if self.setting.tables:
                 model.save(self.setting.tables / f"{device}-{batch}-{widest}.json")
@@ -335,12 +364,13 @@ class Campaign:
         *,
         data: ImageData | None = None,
         recipe: Recipe | None = None,
+        models: Sequence[LatencyModel | None] = (),
         **options: Any,
     ) -> list[Found]:
         data = data or self.data
         recipe = recipe or self.setting.recipe(name)
-        models = []
-        for job in jobs:
+        models = list(models)
+        for job in jobs[len(models) :]:
             timed = isinstance(job.target, Latency)
             widest = max(data.inputs, *job.hidden, 1024)
             models.append(self.latency(job.target_device, job.target_batch, widest) if timed else None)
@@ -433,6 +463,7 @@ class Campaign:
         targets: Sequence[tuple[str, int]] | None = None,
         kept: Callable[[Found], bool] = lambda f: True,
         experiment: str = "",
+        facts: Sequence[Mapping[str, Any]] = (),
     ) -> list[dict[str, Any]]:
         """Test, time, keep and write down. `latency_ms` is on the job's target, `latency_DEVICE_BATCH_ms` on all."""
         data = data or self.data
@@ -443,10 +474,13 @@ class Campaign:
             record["training_device"] = self.setting.device
             record["matmul_precision"] = torch.get_float32_matmul_precision()
             record["experiment"], record["label"] = experiment or name, label_of(one.job)
+            record |= facts[k] if facts else {}
+            if isinstance(one.job.target, Latency):
+                record["density"] = one.job.target.density
             if kept(one):
                 record["model"] = f"models/{name}-{k:03d}.safetensors"
-                facts = {key: record[key] for key in ("experiment", "label", "seed", "commit")}
-                save_model(one.model, self.output / str(record["model"]), facts=facts)
+                about = {key: record[key] for key in ("experiment", "label", "seed", "commit")}
+                save_model(one.model, self.output / str(record["model"]), facts=about)
             records.append(record)
             if (k + 1) % len(self.setting.seeds) == 0:  # as it may be cut off
                 self.write(name, records)
@@ -469,8 +503,9 @@ class Campaign:
         for device, batch in targets:
             x = torch.rand(batch, *side, device=device)
             if device == "cuda":
-                scattered = facts["method"] == "magnitude"
-                speed = gpu_speed(model.to(device), x, seconds=self.setting.seconds, scattered=scattered)
+                layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+                scattered = any(2 * int(torch.count_nonzero(m.weight)) < m.weight.numel() for m in layers)
+                speed = gpu_speed(model.to(device), x, seconds=0.4 * self.setting.seconds, scattered=scattered)
             else:
                 speed = fastest(model, x, rounds=3, seconds=self.setting.seconds)
             key = f"{device}_{batch}"
@@ -518,6 +553,8 @@ class Campaign:
                 self.write(name, records)
             if records:
                 self.summary(records)
+                if name == "split" and len(targets) == len(self.setting.targets):
+                    self.write("split-equal-accuracy", compared(records, targets))
                 if name.startswith("times") and all("latency_ms" in r for r in records):
                     self.equal_accuracy(name, records)
 
@@ -601,14 +638,15 @@ class Campaign:
             jobs[f"{groups:g}"] = (Job(target=target, schedule=schedule, **options), usual)
         if self.setting.variants:
             jobs["dense-more"] = (jobs["dense"][0], MORE)
-            for groups, end in ((0.8, 0.5), (0.5, 0.5), (0.8, 0.7)):
-                job = Job(target=Sparsity(0.9, groups=groups), schedule=replace(schedule, **_ends(end)), **options)
-                jobs[f"{groups:g}-{end:g}-more"] = (job, MORE)
+            changes: dict[str, dict[str, Any]] = {"more": {}, "unpressed": {"penalty": 0.0}, "early": _ends(0.35)}
+            for key, changed in (changes | {"regrow": {"regrow": 0.3}}).items():
+                job = Job(target=Sparsity(0.9, groups=0.8), schedule=replace(schedule, **changed), **options)
+                jobs[key] = (job, MORE)
         chosen = self.setting.radix_jobs or list(jobs)
         build = lambda seed: radix_network(2, seed=seed, norm=self.setting.norm)  # noqa: E731
         recipe = self.setting.recipe("radix")
         if self.setting.epochs["radix"] > 2:  # as good as 128 at the same epochs, in half the steps
-            recipe = replace(recipe, batch=256, rate=3e-3)
+            recipe = replace(recipe, batch=256, rate=1.5 * recipe.rate)
         name = "-".join(["radix", *self.setting.radix_jobs])
         fleet = [jobs[key][0] for key in chosen]
         distill = [jobs[key][1] for key in chosen]
@@ -629,6 +667,46 @@ class Campaign:
         records = self.record("times", self.fleet("times", jobs), 266200, targets=[("cpu", 128)])
         if not self.setting.times_later:
             self.equal_accuracy("times", records)
+
+    def split(self) -> None:
+        """How dense to be inside chosen by measured time or not, tuned for every target, to be timed on all."""
+        jobs, curves = split_jobs(self.setting)
+        models = [self.engine_model(j) if isinstance(j.target, Latency) else None for j in jobs]
+        found = self.fleet("split", jobs, models=models)
+        facts = [{"curve": curve} for curve in curves for _ in self.setting.seeds]
+        self.record("split", found, 266200, facts=facts)
+
+    def engine_model(self, job: Job) -> LatencyModel:
+        """Of the engine that is fastest on a job's target: on the CPU one compiled call, on a GPU PyTorch's layers."""
+        if job.target_device != "cpu":
+            return self.latency(job.target_device, job.target_batch, 1024)
+        key, batch = ("compiled", job.target_batch), job.target_batch
+        given = self.setting.tables and self.setting.tables / f"compiled-{batch}.json"
+        if key not in self.models:
+            if given and given.exists():
+                self.models[key] = LatencyModel.load(given)
+            else:
+                chains = 200 if self.setting.shapes == 60 else 40
+                self.models[key] = compiled_model(self.data.inputs, batch=batch, limit=300, chains=chains)
+                if given:
+                    self.models[key].save(given)
+            self.say(f"latency of compiled networks, batch {batch}: {'given' if given else 'measured'}")
+        return self.models[key]
+
+    def compiled_check(self) -> None:
+        """How well whole compiled networks that weren't measured are predicted."""
+        records = []
+        for batch in [b for device, b in self.setting.targets if device == "cpu"]:
+            model = self.engine_model(Job(method="dense", target_batch=batch))
+            chains = 40 if self.setting.shapes == 60 else 12
+            fresh = compiled_model(self.data.inputs, batch=batch, limit=300, chains=chains, seed=10**6)
+            found = model.agreement(fresh.chains)
+            records.append({"kind": "latency-model", "device": "cpu", "batch": batch, "widest": 300, **found})
+            records[-1] |= {"networks": chains, **dict(model.facts), **machine.hardware()}
+            records[-1] |= {"table_error": model.agreement(model.chains)["mean_error"]}
+            self.say(f"compiled networks, batch {batch}: Spearman {found['spearman']:.3f}, "
+                     f"error {found['mean_error']:.1%}")  # fmt: skip
+        self.write("latency-model-compiled", records)
 
     def equal_accuracy(self, name: str, records: list[dict[str, Any]]) -> None:
         """Time of every method against FSSL's at the same accuracy, seed by seed, with a 95% interval of the mean."""
@@ -676,7 +754,7 @@ class Campaign:
                 pruning = None
                 if kind == "fssl":
                     example = torch.zeros(2, *self.data.side, device=setting.device)
-                    schedule = setting.structured.fitting(steps)
+                    schedule = replace(setting.structured, shrink=0.25).fitting(steps)  # each time it is recorded anew
                     target = Sparsity(0.976, structured=True)
                     pruning = FSSL(model, example, target=target, steps=steps, schedule=schedule)
                 trainer = Trainer(model, self.data, recipe, pruning=pruning, graphs=True)
@@ -734,6 +812,7 @@ class Campaign:
         jobs = {
             "magnitude": Job(method="magnitude", target=Sparsity(removed), **{**options, "schedule": setting.schedule}),
             "structured": Job(target=Sparsity(removed, structured=True), **options),
+            "off": Job(target=Sparsity(removed, groups=setting.groups), **{**options, "schedule": setting.schedule}),
         }
         for device, batch in setting.targets:
             target: dict[str, Any] = {"target_device": device, "target_batch": batch}
@@ -861,13 +940,13 @@ def gpu_speed(model: Any, x: torch.Tensor, *, seconds: float, scattered: bool) -
                 if not (recorded and suffix):
                     candidates[f"torch{suffix}"] = functools.partial(measure, made, x, seconds=seconds)
                 if recorded:
-                    replay = _recorded(made, x)
+                    replay = recorded_graph(made, x)
                     run = functools.partial(measure, lambda _, replay=replay: replay(), x, seconds=seconds)
                     candidates[f"torch-graph{suffix}"] = run
             except Exception as error:  # an engine that can't is passed over, and named
                 skipped[f"torch{suffix}"] = f"{type(error).__name__}: {error}"[:200]
         if scattered:
-            _add_own(candidates, skipped, model, x, seconds)
+            _add_own(candidates, skipped, model, x, seconds, ("cuda",))  # cuSPARSE took 500 times the best's time
         times: dict[str, list[float]] = {name: [] for name in candidates}
         for k in range(3):
             least = min((min(t) for t in times.values() if t), default=math.inf)
@@ -957,6 +1036,61 @@ def _time_at(records: list[dict[str, Any]], method: str, seed: int, accuracy_lev
     return None
 
 
+def compared(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Times of `split`'s curves over that of the networks tuned for a target, on it, at equal test accuracy.
+
+    Of each curve the means over seeds are joined; the geometric mean of the ratio over the accuracies that both curves
+    reach, and the ratio at three of them; 95% intervals by drawing seeds with replacement.
+    """
+    rows = []
+    seeds = sorted({r["seed"] for r in records})
+    rng = np.random.default_rng(0)
+    draws = [np.array(seeds)] + [rng.choice(seeds, len(seeds)) for _ in range(2000)]
+    for device, batch in targets:
+        base, key = f"{device}{batch}", f"latency_{device}_{batch}_ms"
+        points: dict[str, np.ndarray] = {}  # (points, seeds, 2)
+        for curve in dict.fromkeys(r["curve"] for r in records):
+            labels = list(dict.fromkeys(r["label"] for r in records if r["curve"] == curve))
+            table = {
+                (r["label"], r["seed"]): (r["test_accuracy"], math.log(r[key])) for r in records if r["curve"] == curve
+            }
+            points[curve] = np.array([[table[label, seed] for seed in seeds] for label in labels])
+        for curve in points:
+            if curve == base:
+                continue
+            found = []
+            whole = [_joined(points[c].mean(1)) for c in (base, curve)]
+            low, high = max(w[0][0] for w in whole), min(w[0][-1] for w in whole)
+            if low >= high:
+                continue
+            levels = np.linspace(low, high, 11)
+            for draw in draws:
+                at = np.searchsorted(seeds, draw)
+                a, b = (_joined(points[c][:, at].mean(1)) for c in (base, curve))
+                found.append(np.interp(levels, *b) - np.interp(levels, *a))
+            logs = np.array(found)
+            for what, values in (("mean", logs.mean(1)), *((levels[k], logs[:, k]) for k in (2, 5, 8))):
+                ends = np.quantile(values[1:], (0.025, 0.975))
+                rows.append({"kind": "equal-accuracy", "device": device, "batch": batch, "tuned": base, "curve": curve})
+                rows[-1] |= {"from_accuracy": low, "to_accuracy": high, "accuracy": what, "seeds": len(seeds)}
+                rows[-1] |= {"times_as_long": math.exp(values[0]), "low": math.exp(ends[0]), "high": math.exp(ends[1])}
+                if what == "mean":
+                    print(f"  {base}: {curve} takes {math.exp(values[0]):.3f} [{math.exp(ends[0]):.3f}, "
+                          f"{math.exp(ends[1]):.3f}] times as long, {low:.2f}% to {high:.2f}%", flush=True)  # fmt: skip
+    return rows
+
+
+def _joined(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracies, ascending, and log times of a curve; a point that is slower and no better is left out."""
+    order = np.lexsort((-points[:, 0], points[:, 1]))
+    kept: list[np.ndarray] = []
+    for point in points[order]:
+        if not kept or point[0] > kept[-1][0]:
+            kept.append(point)
+    found = np.array(kept)
+    return found[:, 0], found[:, 1]
+
+
 def label_of(job: Job) -> str:
     """What tells the jobs of a campaign apart, but for the seed."""
     widths = f"radix{job.radix}" if job.radix else "-".join(map(str, job.hidden))
@@ -969,7 +1103,10 @@ def label_of(job: Job) -> str:
             parts.append(f"structured-penalty{job.schedule.penalty:g}")
         elif job.method == "fssl":
             parts.append(f"groups{job.target.groups:g}")
-            parts += [f"end{job.schedule.weights_end:g}"] * (job.schedule.weights_end != Setting.end)
+            usual = Setting("cpu", [], {}).schedule
+            for key, name in (("weights_end", "end"), ("penalty", "penalty"), ("regrow", "regrow")):
+                value = getattr(job.schedule, key)
+                parts += [f"{name}{value:g}"] * (value != getattr(usual, key))
     parts += [f"distill{job.recipe.distill:g}"] * (job.recipe.distill not in (0, Setting.distill))
     return "-".join([*parts, *["plain"] * (not job.norm)])
 
@@ -980,8 +1117,68 @@ def _mean(values: list[float]) -> str:
 
 
 PARTS = ("latency_check", "gpu_tables", "gpu_sparse", "l300", "compact", "plain", "scratch", "m500", "radix", "times",
-         "times_gpu", "targets", "wall", "wide")  # fmt: skip
-NO_TEACHER = {"latency_check", "gpu_tables", "gpu_sparse", "wall"}
+         "times_gpu", "targets", "compiled_check", "split", "wall", "wide")  # fmt: skip
+NO_TEACHER = {"compiled_check", "latency_check", "gpu_tables", "gpu_sparse", "wall"}
+
+
+ALONE = ("latency_check", "compiled_check", "gpu_tables", "gpu_sparse", "wall")
+"""Parts that measure, for which nothing else may run."""
+WIDE = ("magnitude", "structured", "off", "cpu1", "cpu128", "cuda60000")
+TIMED = {"split": "split", "wide": "wide", "times_gpu": "times-gpu", "targets": "targets"}
+"""Experiments of parts whose networks are timed on the GPU."""
+
+
+def side_by_side(parts: Sequence[str], output: Path, seconds: float, quiet: float, given: Sequence[str]) -> None:
+    """Every part in a process of its own, those that train at the same time, within so many seconds in all.
+
+    What measures runs first, one after the other; then teachers; then all training; then, for `quiet` seconds, the
+    networks that count are timed. A small network's steps leave most of a GPU idle. Logs are in `output`/logs.
+    """
+    started = time.time()
+    left = lambda: seconds - (time.time() - started)  # noqa: E731
+    (output / "logs").mkdir(parents=True, exist_ok=True)
+    tables = output / "tables"
+    tables.mkdir(exist_ok=True)
+    common = [sys.executable, __file__, *given, "--teacher", str(output / "teacher")]
+    common += [] if "--tables" in given else ["--tables", str(tables)]
+
+    def start(name: str, *more: str, folder: Path = output) -> subprocess.Popen[bytes]:
+        print(f"[{time.time() - started:6.1f} s] {name}", flush=True)
+        with open(output / "logs" / f"{name}.log", "wb") as log:
+            command = [*common, "--output", str(folder), *more]
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def finish(process: subprocess.Popen[bytes], within: float) -> None:
+        try:
+            process.wait(max(within, 0.1))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        print(f"[{time.time() - started:6.1f} s] {process.args[-1]}: status {process.returncode}", flush=True)
+
+    for part in [p for p in parts if p in ALONE]:
+        finish(start(part, "--only", part), left())
+    trained = [p for p in parts if p not in ALONE]
+    if not trained:
+        return
+    finish(start("teacher", "--only", ""), left())
+    timed = [TIMED[p] for p in trained if p in TIMED]
+    within = left() - (quiet if timed else 0) - 15
+    options = ["--wait", "--times-later", "--within", f"{within:.0f}", "--together", "25"]
+    running = []
+    for part in trained:
+        for job in WIDE if part == "wide" and "--wide-jobs" not in given else ("",):
+            more = ["--wide-jobs", job] if job else []
+            running.append(start(f"{part}-{job}".rstrip("-"), *options, *more, "--only", part))
+    for process in running:
+        finish(process, left() - (quiet if timed else 0))
+    if timed:
+        device = next((given[k + 1] for k, word in enumerate(given) if word == "--device"), "cuda")
+        measured = ["--time", str(output), "--time-on", device, "--only", ",".join(timed)]
+        finish(start("times", *measured, folder=output / device), left())
 
 
 def main() -> None:
@@ -1017,18 +1214,30 @@ def main() -> None:
     parser.add_argument("--hurry", type=float, default=1.0, help="times as many epochs as seem to fit in --within")
     parser.add_argument("--after", type=Path, help="file to wait for before anything is done")
     parser.add_argument("--tables", type=Path, help="a folder of latency tables, DEVICE-BATCH-WIDEST.json")
+    parser.add_argument("--tables-widest", type=int, default=4096, help="the widest layers of gpu_tables")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seconds", type=float, default=400, help="how long to tune")
     parser.add_argument("--teacher", type=Path, help="file to keep the teachers in, or to take them from")
+    parser.add_argument("--share", type=float, help="seconds: parts as processes that share the GPU, see side_by_side")
+    parser.add_argument("--quiet", type=float, default=110, help="of these, for timing networks on the GPU alone")
     parser.add_argument("--wait", action="store_true", help="until another process has left the teachers there")
     parser.add_argument("--held-out", type=int, help="images to choose settings by")
     parser.add_argument("--small", action="store_true", help="a miniature for a CPU")
     given = parser.parse_args()
+    if given.share:
+        mine = {"--share", "--quiet", "--only", "--output"}
+        words = sys.argv[1:]
+        others = [w for k, w in enumerate(words) if w not in mine and (k == 0 or words[k - 1] not in mine)]
+        parts = [part for part in given.only.split(",") if part]
+        side_by_side(parts, given.output, given.share, given.quiet, others)
+        return
     began = psutil.Process().create_time()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
-    epochs: dict[str, Any] = dict.fromkeys(("l300", "compact", "plain", "m500", "radix", "times", "tune"), given.epochs)
+    epochs: dict[str, Any] = dict.fromkeys(
+        ("l300", "compact", "plain", "m500", "radix", "times", "split", "tune"), given.epochs
+    )
     epochs |= {"teacher": 60, "wide": given.wide_epochs}
     setting = Setting(given.device, list(range(1, given.seeds + 1)), epochs)
     setting.augment, setting.distill, setting.rate = given.augment, given.distill, given.rate
@@ -1060,6 +1269,7 @@ def main() -> None:
     setting.ends = given.within and began + given.within
     setting.together = given.together and began + given.together
     setting.variants = given.variants
+    setting.tables_widest = 128 if given.small else given.tables_widest
     setting.times_later, setting.tables = given.times_later, given.tables
     campaign = Campaign(setting, data, given.output)
     if given.time:

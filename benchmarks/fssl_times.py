@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fssl_campaign import Campaign, Setting
+from fssl_campaign import Campaign, Setting, compared
 
 from spdnn import machine
 from spdnn.fssl import load_model
@@ -49,7 +49,8 @@ def main() -> None:
     inputs = {batch: torch.rand(batch, *data.side) for batch in BATCHES}
     names = given.only.split(",")
     rows = [r for n in names for r in json.loads((given.folder / f"fssl-{n}.json").read_text(encoding="utf-8"))]
-    models = [load_model(given.folder / row["model"]) for row in rows]
+    homes = (given.folder, given.folder.parent)  # records of times that were added lie in a folder of the campaign's
+    models = [load_model(next(h for h in homes if (h / row["model"]).exists()) / row["model"]) for row in rows]
     started = time.perf_counter()
     say = lambda text: print(f"[{time.perf_counter() - started:6.1f} s] {text}", flush=True)  # noqa: E731
     cases = [(model, x) for model in models for x in inputs.values()]
@@ -71,6 +72,10 @@ def main() -> None:
         campaign.summary(found)
         if name == "times":
             campaign.equal_accuracy(name, found)
+        if name == "split":
+            targets = [("cpu", 1), ("cpu", 128), ("cuda", 60000)]
+            timed_on = [(d, b) for d, b in targets if all(f"latency_{d}_{b}_ms" in r for r in found)]
+            campaign.write("split-equal-accuracy", compared(found, timed_on))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import nn
 from spdnn.errors import InputError
 from spdnn.fssl import FSSL, Latency, Schedule, Sparsity, flops_model
 from spdnn.fssl.budget import WeightCost, knapsack
+from spdnn.fssl.latency import LatencyModel, Shape, Timed
 from spdnn.fssl.proximal import group_norms, group_prox_, soft_threshold_
 from spdnn.fssl.saving import load_state, save_state
 from spdnn.fssl.trace import trace
@@ -80,6 +81,21 @@ def test_the_time_budget_is_met() -> None:
     facts = fssl.report()
     assert facts["latency_model_ms"] <= 0.3 * facts["latency_model_dense_ms"] * (1 + 1e-9)
     assert facts["latency_ms"] > 0
+
+
+def test_a_time_budget_can_leave_zeros() -> None:
+    shapes = [Shape(a, b, a * b, form) for a in (2, 6, 12) for b in (2, 6, 12) for form in ("dense", "csr")]
+    times = tuple(Timed(s, 1 + s.nnz) for s in shapes)  # in either format a weight costs the same
+    model, fssl, optimizer, x, y = started(Latency(0.5, density=0.5), latency=LatencyModel(times))
+    train(model, fssl, optimizer, x, y, STEPS)
+    facts = fssl.report(measured=False)
+    assert facts["latency_model_ms"] <= 0.5 * facts["latency_model_dense_ms"] * (1 + 1e-9)
+    assert facts["weights"] < 0.8 * facts["entries"]
+    chosen = started(Latency(0.5, density=None), latency=LatencyModel(times))[1]
+    assert isinstance(chosen.target, Latency)
+    assert chosen.target.density < 1
+    with pytest.raises(InputError, match="density"):
+        Latency(0.5, density=0.0)
 
 
 def test_the_network_shrinks_while_it_trains_and_the_optimiser_with_it() -> None:

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spdnn.errors import FileFormatError, InputError
-from spdnn.fssl.budget import TimeCost
+from spdnn.fssl.budget import TimeCost, density_for
 from spdnn.fssl.latency import (
     LatencyModel,
     Shape,
     Timed,
+    TimedChain,
+    compiled_model,
     flops_model,
     grid,
     latency_model,
@@ -118,6 +120,41 @@ def test_real_layers_are_measured_and_the_table_is_kept(tmp_path, monkeypatch) -
 def test_all_formats_are_measured() -> None:
     shapes = [Shape(16, 8, 40, form) for form in ("dense", "csr", "ell", "block")]
     assert all(timed.ms > 0 for timed in measure_shapes(shapes, batch=2, rounds=1, seconds=0.001))
+
+
+def test_whole_networks_in_one_compiled_call_are_modelled(tmp_path) -> None:
+    model = compiled_model(60, outputs=5, batch=3, limit=40, chains=25)
+    assert {s.format for chain in model.chains for s in chain.shapes} == {"dense", "csr"}
+    assert all(chain.ms > 0 and chain.shapes[-1].outputs == 5 for chain in model.chains)
+    model.save(tmp_path / "table.json")
+    again = LatencyModel.load(tmp_path / "table.json")
+    assert again.chains == model.chains
+    assert again.facts["engine"] == "spdnn-compiled"
+    assert again.whole(model.chains[0].shapes) == pytest.approx(model.whole(model.chains[0].shapes))
+    assert sorted(c.ms for c in model.shuffled(1).chains) == sorted(c.ms for c in model.chains)
+
+    work = lambda s: s.nnz if s.format == "csr" else s.inputs * s.outputs  # noqa: E731
+    invented = [TimedChain(c.shapes, 1 + sum(map(work, c.shapes)) / 100) for c in model.chains]
+    exact = LatencyModel((), {}, tuple(invented))
+    assert exact.agreement(invented)["mean_error"] < 0.05
+    graph = trace(mlp(60, 30, 5), torch.randn(2, 60))
+    counts = {k: space.size for k, space in graph.spaces.items()}
+    assert TimeCost(graph, exact).total(counts) == pytest.approx(1 + 60 * 30 / 100 + 30 * 5 / 100, rel=0.2)
+
+
+def test_measured_time_says_how_dense_to_be() -> None:
+    graph = trace(mlp(400, 100, 50, 10), torch.randn(2, 400))
+    shapes = grid(400)
+    slow = {s: (0.01 + 1e-4 * s.nnz) * (5 if s.format == "csr" else 1) for s in shapes}  # zeros cost as much
+    slow = {s: 0.06 * s.inputs if s.format == "csr" else ms for s, ms in slow.items()}
+    fast = {s: 0.01 + 1e-4 * s.nnz for s in shapes}  # a weight costs as much in CSR as in a dense layer
+    dense, sparse = (LatencyModel(tuple(Timed(s, times[s]) for s in shapes)) for times in (slow, fast))
+    assert density_for(graph, dense, 0.1) == 1
+    assert density_for(graph, sparse, 0.1) < 0.5
+    sizes = {k: space.size for k, space in graph.spaces.items()}
+    whole, half = TimeCost(graph, sparse), TimeCost(graph, sparse, 0.5)
+    assert half.total(sizes) < 0.6 * whole.total(sizes)
+    assert max(half.prices(sizes).values()) < max(whole.prices(sizes).values())
 
 
 def test_a_damaged_table_is_refused(tmp_path) -> None:

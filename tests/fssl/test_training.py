@@ -186,6 +186,7 @@ def test_methods_refuse_targets_they_cannot_have() -> None:
     with pytest.raises(InputError, match="latency model"):
         goal_of("fssl", Latency(0.5), graph)
     assert goal_of("shuffled", Latency(0.5), graph, latency=flops_model()).structured
+    assert not goal_of("lasso", Latency(0.5, density=0.5), graph, latency=flops_model()).structured
 
 
 def test_a_fleet_of_jobs_meets_every_target(data: ImageData) -> None:

@@ -7,6 +7,7 @@ inter-channel, then intra-channel redundancy is removed while training goes on.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from ..errors import InputError
 from . import compaction
-from .budget import Cost, Latency, Target, TimeCost, WeightCost
+from .budget import Cost, Latency, Target, TimeCost, WeightCost, density_for
 from .latency import LatencyModel, latency_model, measure
 from .pruner import Goal, Pruner
 from .schedule import Schedule
@@ -59,7 +60,7 @@ class FSSL:
     ):
         if steps < 1 or round_to < 1:
             raise InputError(f"Expected steps and round_to of at least 1, got {steps} and {round_to}.")
-        self.model, self.example, self.target, self.device = model, example_input, target, device
+        self.model, self.example, self.device = model, example_input, device
         self.schedule, self.round_to = schedule or Schedule(), round_to
         self.graph: ChannelGraph = trace(model, example_input, ignore=ignore)
         self.dense_widths = {k: space.size for k, space in self.graph.spaces.items()}
@@ -67,12 +68,18 @@ class FSSL:
             widest = max(self.dense_widths.values())
             latency = latency_model(device, batch=example_input.shape[0], limit=widest)
         self.latency = latency
-        if cost is None:
-            cost = WeightCost(self.graph)
-            if isinstance(target, Latency):
-                assert latency is not None
-                cost = TimeCost(self.graph, latency)
-        self.pruner = Pruner(self.graph, [Goal(target, self.schedule, cost)], steps=steps, keep_zeros=keep_zeros)
+        dense: float | None = None
+        if isinstance(target, Latency):
+            assert latency is not None
+            if target.density is None:
+                target = replace(target, density=density_for(self.graph, latency, target.ratio))
+            assert target.density is not None
+            cost = cost or TimeCost(self.graph, latency, target.density)
+            if target.density < 1:
+                dense = TimeCost(self.graph, latency).total(self.dense_widths)
+        goal = Goal(target, self.schedule, cost or WeightCost(self.graph), dense)
+        self.target = target
+        self.pruner = Pruner(self.graph, [goal], steps=steps, keep_zeros=keep_zeros)
         self.kept = {k: torch.arange(size) for k, size in self.dense_widths.items()}
         self.optimizers: list[torch.optim.Optimizer] = []
 
@@ -121,9 +128,9 @@ class FSSL:
         facts |= {"device": self.device, "batch": self.example.shape[0]}
         if self.latency is not None:
             widths = compaction.plan_compaction(self.graph, self.example, round_to=self.round_to).widths()
-            time = TimeCost(self.graph, self.latency)
-            facts["latency_model_ms"] = time.total(widths)
-            facts["latency_model_dense_ms"] = time.total(self.dense_widths)
+            density = self.target.density if isinstance(self.target, Latency) else None
+            facts["latency_model_ms"] = TimeCost(self.graph, self.latency, density or 1.0).total(widths)
+            facts["latency_model_dense_ms"] = TimeCost(self.graph, self.latency).total(self.dense_widths)
         if measured:
             facts["latency_ms"] = measure(small.to(self.device), self.example.to(self.device))
         return facts

@@ -7,6 +7,8 @@ batch, library) and measured again for any other.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -99,6 +101,25 @@ def measure(model: Callable[[torch.Tensor], Any], x: torch.Tensor, *, seconds: f
     return float(np.median(times))
 
 
+def recorded(model: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Callable[[], None]:
+    """Replays a CUDA graph of the model for this input."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model(x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        model(x)
+    return functools.partial(_replay, graph, model, x)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, model: Callable[[torch.Tensor], Any], x: torch.Tensor) -> None:
+    """With what it reads kept alive."""
+    graph.replay()
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -139,15 +160,33 @@ def measure_shapes(
     shapes: Iterable[Shape], *, batch: int, device: str = "cpu", rounds: int = 3, seconds: float = 0.02
 ) -> list[Timed]:
     """Time every shape in `rounds` passes over all of them and keep the least, so that a slow spell of the machine
-    falls on one pass and not on some shapes. On the CPU, where other programs run, four shorter passes a round."""
+    falls on one pass and not on some shapes. On the CPU, where other programs run, four shorter passes a round; on a
+    GPU layers are recorded as CUDA graphs, as networks are (CSR, which can't be, is called)."""
     shapes = list(shapes)
     passes = 4 if torch.device(device).type == "cpu" else 1
     times = np.empty((passes * rounds, len(shapes)))
     for r in range(len(times)):
         for k, shape in enumerate(shapes):
             x = torch.randn(batch, shape.inputs, device=device)
-            times[r, k] = measure(make_layer(shape, device), x, seconds=seconds / passes)
+            layer: Callable[[torch.Tensor], Any] = make_layer(shape, device)
+            if x.device.type == "cuda" and shape.format in ("dense", "select"):
+                layer = _replaying(layer, x)
+            times[r, k] = measure(layer, x, seconds=seconds / passes)
     return [Timed(shape, float(ms)) for shape, ms in zip(shapes, times.min(axis=0), strict=True)]
+
+
+def _replaying(layer: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Callable[[torch.Tensor], Any]:
+    with torch.inference_mode():
+        replay = recorded(layer, x)
+    return lambda _: replay()
+
+
+@dataclass(frozen=True)
+class TimedChain:
+    """A whole network, its layers from the input on, and its milliseconds."""
+
+    shapes: tuple[Shape, ...]
+    ms: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +194,23 @@ class LatencyModel:
     """Milliseconds of a layer (Linear and activation) by its widths, non-zeros and format.
 
     table : what was measured. facts : what it was measured on (`latency_key`).
+    chains : whole networks that were measured, in place of layers, where these can't be told apart in one compiled call
+        (`compiled_model`): what their layers share, the call, is `overhead`, and the input is always picked from.
     """
 
     table: tuple[Timed, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    chains: tuple[TimedChain, ...] = ()
 
     def __post_init__(self) -> None:
+        fits = self._fit_chains() if self.chains else self._fit_layers()
+        if "dense" not in fits:
+            raise InputError("Expected a table with dense layers, got none.")
+        object.__setattr__(self, "_fits", fits)
+        kept = {form: [(k, c) for k, c in enumerate(fit.tolist()) if c] for form, fit in fits.items()}
+        object.__setattr__(self, "_terms", kept)
+
+    def _fit_layers(self) -> dict[str, np.ndarray]:
         fits = {}
         for form in (*FORMATS, "select"):
             rows = [t for t in self.table if t.shape.format == form]
@@ -168,9 +218,22 @@ class LatencyModel:
                 basis = np.stack([_basis(t.shape.inputs, t.shape.outputs, t.shape.nnz, form) for t in rows])
                 ms = np.array([t.ms for t in rows])
                 fits[form] = nnls(basis / ms[:, None], np.ones(len(rows)))[0]
-        if "dense" not in fits:
-            raise InputError("Expected a table with dense layers, got none.")
-        object.__setattr__(self, "_fits", fits)
+        return fits
+
+    def _fit_chains(self) -> dict[str, np.ndarray]:
+        """All formats at once, from the sums over layers."""
+        forms = (*FORMATS, "select")
+        basis = np.stack([np.concatenate([_sum(chain, form) for form in forms]) for chain in self.chains])
+        ms = np.array([chain.ms for chain in self.chains])
+        found = nnls(np.column_stack([np.ones(len(ms)), basis]) / ms[:, None], np.ones(len(ms)))[0]
+        object.__setattr__(self, "_overhead", float(found[0]))
+        sizes = [len(_basis(1, 1, 1, form)) for form in forms]
+        return dict(zip(forms, np.split(found[1:], np.cumsum(sizes)[:-1]), strict=True))
+
+    @property
+    def overhead(self) -> float:
+        """Milliseconds of a call, whatever the network."""
+        return getattr(self, "_overhead", 0.0)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -179,35 +242,51 @@ class LatencyModel:
 
     def layer(self, inputs: float, outputs: float, nnz: float | None = None, form: Format = "dense") -> float:
         """T̂ of a layer in milliseconds. Widths and non-zeros may be fractional. `nnz` is that of a CSR layer."""
-        fits = self._fits  # pyright: ignore[reportAttributeAccessIssue]
-        if form not in fits:
-            raise InputError(f"Expected a format that was measured ({', '.join(fits)}), got {form!r}.")
+        terms = self._terms  # pyright: ignore[reportAttributeAccessIssue]
+        if form not in terms or form == "select":
+            raise InputError(f"Expected a format that was measured ({', '.join(terms)}), got {form!r}.")
         nnz = inputs * outputs if nnz is None else nnz
-        return float(_basis(inputs, outputs, nnz, form) @ fits[form])
+        return sum(c * _term(k, inputs, outputs, nnz, form) for k, c in terms[form])
+
+    def scattered(self, inputs: float, outputs: float, density: float) -> float:
+        """T̂ of a layer with this share of its weights, in the format with the least."""
+        found = self.layer(inputs, outputs)
+        if density < 1 and "csr" in self.formats:
+            found = min(found, self.layer(inputs, outputs, density * inputs * outputs, "csr"))
+        return found
 
     def select(self, columns: float) -> float:
         """T̂ of picking so many columns of an input, in milliseconds; 0 where that wasn't measured."""
-        fits = self._fits  # pyright: ignore[reportAttributeAccessIssue]
-        return float(_basis(columns, columns, columns, "select") @ fits["select"]) if "select" in fits else 0.0
+        terms = self._terms  # pyright: ignore[reportAttributeAccessIssue]
+        return sum(c * _term(k, columns, columns, columns, "select") for k, c in terms.get("select", ()))
 
     def best(self, inputs: int, outputs: int, nnz: int) -> tuple[Format, float]:
         """The format with the least T̂, and that."""
         return min(((f, self.layer(inputs, outputs, nnz, f)) for f in self.formats), key=lambda found: found[1])
 
-    def slopes(self, inputs: int, outputs: int) -> tuple[float, float]:
-        """∂T̂/∂inputs and ∂T̂/∂outputs of a dense layer, ms per channel, by a central difference of 5% or one channel."""
+    def slopes(self, inputs: int, outputs: int, density: float = 1.0) -> tuple[float, float]:
+        """∂T̂/∂inputs and ∂T̂/∂outputs of a layer, ms per channel, by a central difference of 5% or one channel.
+
+        density : share of its weights that it has."""
         found = []
         for axis in range(2):
-            at = np.array([inputs, outputs], float)
-            step = np.eye(2)[axis] * max(1.0, 0.05 * at[axis])
-            (a, b), (c, d) = np.maximum(at - step, 0), at + step
-            found.append((self.layer(c, d) - self.layer(a, b)) / ((c, d)[axis] - (a, b)[axis]))
+            step = max(1.0, 0.05 * (inputs, outputs)[axis])
+            a, b = (max(inputs - step, 0), outputs) if axis == 0 else (inputs, max(outputs - step, 0))
+            c, d = (inputs + step, outputs) if axis == 0 else (inputs, outputs + step)
+            rise = self.scattered(c, d, density) - self.scattered(a, b, density)
+            found.append(rise / ((c, d)[axis] - (a, b)[axis]))
         return found[0], found[1]
 
-    def agreement(self, measured: Sequence[Timed]) -> dict[str, float]:
+    def whole(self, shapes: Sequence[Shape]) -> float:
+        """T̂ of such layers one after the other, from the input on."""
+        layers = sum(self.layer(s.inputs, s.outputs, s.nnz, s.format) for s in shapes)
+        return self.overhead + layers + (self.select(shapes[0].inputs) if self.chains else 0.0)
+
+    def agreement(self, measured: Sequence[Timed | TimedChain]) -> dict[str, float]:
         """How well times are predicted: `spearman` rank correlation, `mean_error` and `median_error` relative."""
         ms = np.array([t.ms for t in measured])
-        guess = np.array([self.layer(t.shape.inputs, t.shape.outputs, t.shape.nnz, t.shape.format) for t in measured])
+        shapes = [t.shapes if isinstance(t, TimedChain) else (t.shape,) for t in measured]
+        guess = np.array([self.whole(layers) for layers in shapes])
         errors = np.abs(guess / ms - 1)
         return {
             "spearman": float(stats.spearmanr(guess, ms)[0]),  # pyright: ignore[reportArgumentType]
@@ -215,20 +294,28 @@ class LatencyModel:
             "median_error": float(np.median(errors)),
         }
 
-    def shuffled(self, seed: int = 0) -> LatencyModel:
-        """The negative control: the same times dealt out to the shapes of their format at random."""
+    def shuffled(self, seed: int = 0, *, across: bool = False) -> LatencyModel:
+        """The negative control: the same times dealt out to the shapes of their format at random.
+
+        across : to all shapes of all formats, so that it says nothing of formats either.
+        """
         rng = np.random.default_rng(seed)
         table: list[Timed] = []
-        for form in (*self.formats, "select"):
-            rows = [t for t in self.table if t.shape.format == form]
+        for form in ("all",) if across else (*self.formats, "select"):
+            rows = [t for t in self.table if form in (t.shape.format, "all")]
             order = rng.permutation(len(rows))
             table += [Timed(rows[k].shape, rows[j].ms) for k, j in enumerate(order)]
-        return LatencyModel(tuple(table), {**self.facts, "shuffled": seed})
+        order = rng.permutation(len(self.chains))
+        chains = tuple(TimedChain(self.chains[k].shapes, self.chains[j].ms) for k, j in enumerate(order))
+        return LatencyModel(tuple(table), {**self.facts, "shuffled": seed}, chains)
 
     def save(self, path: str | Path) -> None:
-        table = [[t.shape.inputs, t.shape.outputs, t.shape.nnz, t.shape.format, t.ms] for t in self.table]
+        table = [[*_row(t.shape), t.ms] for t in self.table]
+        content: dict[str, Any] = {"version": VERSION, "facts": dict(self.facts), "table": table}
+        if self.chains:
+            content["chains"] = [[[_row(s) for s in chain.shapes], chain.ms] for chain in self.chains]
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps({"version": VERSION, "facts": dict(self.facts), "table": table}) + "\n")
+            temporary.write_text(json.dumps(content) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyModel:
@@ -238,7 +325,11 @@ class LatencyModel:
             if found["version"] != VERSION:
                 raise FileFormatError(path, f"Expected a latency table of version {VERSION}, got {found['version']}.")
             table = tuple(Timed(Shape(int(a), int(b), int(n), f), float(ms)) for a, b, n, f, ms in found["table"])
-            return cls(table, found["facts"])
+            chains = tuple(
+                TimedChain(tuple(Shape(int(a), int(b), int(n), f) for a, b, n, f in shapes), float(ms))
+                for shapes, ms in found.get("chains", ())
+            )
+            return cls(table, found["facts"], chains)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, FileFormatError):
                 raise
@@ -262,7 +353,7 @@ def latency_key(device: str, batch: int) -> dict[str, Any]:
         "batch": batch,
         "threads": None if on_gpu else torch.get_num_threads(),
         "torch": torch.__version__,
-    }
+    } | ({"recorded": "graphs"} if on_gpu else {})
 
 
 def latency_model(
@@ -292,24 +383,89 @@ def latency_model(
     return model
 
 
-def _basis(inputs: float, outputs: float, nnz: float, form: Format) -> np.ndarray:
-    """Non-decreasing functions of a layer's shape; the saturating ones stand for weights that outgrow a cache."""
+def compiled_model(
+    inputs: int = 784, *, outputs: int = 10, batch: int = 128, limit: int = 1024, chains: int = 160, seed: int = 0
+) -> LatencyModel:
+    """The latency model of networks run in one compiled call (`spdnn.nn.compiled`) by one thread of this CPU.
+
+    Whole networks of two hidden layers with random widths up to `limit`, which read random shares of the inputs and
+    have random shares of their weights, are measured in turns; the least of each counts.
+    """
+    networks, shapes = zip(*[_random_chain(inputs, outputs, limit, seed + k) for k in range(chains)], strict=True)
+    x = np.random.default_rng(seed).random((batch, inputs), np.float32)
+    times = np.full(len(networks), np.inf)
+    for _ in range(4):
+        for k, network in enumerate(networks):
+            found = measure(lambda _, run=network: run(x), torch.zeros(1), seconds=0.008, blocks=4)
+            times[k] = min(times[k], found)
+    key = {**latency_key("cpu", batch), "threads": 1, "widest": limit, "engine": "spdnn-compiled"}
+    timed = tuple(TimedChain(layers, float(ms)) for layers, ms in zip(shapes, times, strict=True))
+    return LatencyModel((), key, timed)
+
+
+def _random_chain(inputs: int, outputs: int, limit: int, seed: int) -> tuple[Any, tuple[Shape, ...]]:
+    """A compiled network, and its layers as the compiled call takes them."""
+    from ..network import SparseLayer, SparseNetwork
+    from ..nn.compiled import CompiledNetwork
+
+    rng = np.random.default_rng(seed)
+    picked = np.sort(rng.permutation(inputs)[: int(np.exp(rng.uniform(np.log(inputs / 16), np.log(inputs))))])
+    hidden = [int(v) for v in np.exp(rng.uniform(np.log(8), np.log(limit), 2))]
+    widths = [len(picked), *hidden, outputs]
+    layers, facts = [], []
+    scattered = rng.random() < 0.7
+    for k, (a, b) in enumerate(itertools.pairwise(widths)):
+        density = float(10 ** rng.uniform(-1.7, -0.3)) if scattered and k < 2 else 1.0
+        present = rng.random((b, a)) < density
+        present[rng.integers(b, size=a), np.arange(a)] = True  # every input is read
+        rows, columns = np.nonzero(present)
+        indptr = np.concatenate([[0], np.cumsum(present.sum(1))])
+        weights = rng.normal(size=len(rows)).astype(np.float32)
+        where, width = (picked[columns], inputs) if k == 0 else (columns, a)
+        bias = np.zeros(b, np.float32)
+        layers.append(SparseLayer(width, indptr, where, weights, bias, lower=0.0, upper=np.inf, bias_rule="all"))
+        facts.append((a, b, len(rows)))
+    network = CompiledNetwork(SparseNetwork(layers))
+    forms: list[Format] = ["dense" if form == "dense" else "csr" for form in network.forms]
+    return network, tuple(Shape(*fact, form) for fact, form in zip(facts, forms, strict=True))
+
+
+def _row(shape: Shape) -> list[Any]:
+    return [shape.inputs, shape.outputs, shape.nnz, shape.format]
+
+
+def _sum(chain: TimedChain, form: Format) -> np.ndarray:
+    """The basis of a format, over the layers of a network that have it."""
+    first = chain.shapes[0]
     if form == "select":
-        return np.array([1.0, outputs, outputs**0.5])
-    work = inputs * outputs if form == "dense" else nnz
-    grown = [work * work / (work + 2.0**k) for k in (13, 16, 19, 22)]
-    return np.array(
-        [
-            1.0,
-            inputs,
-            outputs,
-            inputs**0.5,
-            outputs**0.5,
-            (inputs * outputs) ** 0.5,
-            work,
-            work**0.5,
-            *grown,
-            outputs * inputs**0.5,
-            inputs * outputs**0.5,
-        ]
-    )
+        return _basis(first.inputs, first.inputs, first.inputs, form)
+    found = [_basis(s.inputs, s.outputs, s.nnz, form) for s in chain.shapes if s.format == form]
+    return np.sum(found, 0) if found else np.zeros(len(_basis(1, 1, 1, form)))
+
+
+def _basis(inputs: float, outputs: float, nnz: float, form: Format) -> np.ndarray:
+    return np.array([_term(k, inputs, outputs, nnz, form) for k in range(3 if form == "select" else len(_TERMS))])
+
+
+def _term(k: int, inputs: float, outputs: float, nnz: float, form: Format) -> float:
+    return _TERMS[k](inputs, outputs, inputs * outputs if form == "dense" else nnz)
+
+
+_TERMS: tuple[Callable[[float, float, float], float], ...] = (
+    lambda a, b, w: 1.0,
+    lambda a, b, w: a,
+    lambda a, b, w: a**0.5,
+    lambda a, b, w: b,
+    lambda a, b, w: b**0.5,
+    lambda a, b, w: (a * b) ** 0.5,
+    lambda a, b, w: w,
+    lambda a, b, w: w**0.5,
+    lambda a, b, w: w * w / (w + 2.0**13),
+    lambda a, b, w: w * w / (w + 2.0**16),
+    lambda a, b, w: w * w / (w + 2.0**19),
+    lambda a, b, w: w * w / (w + 2.0**22),
+    lambda a, b, w: b * a**0.5,
+    lambda a, b, w: a * b**0.5,
+)
+"""Non-decreasing functions of a layer's inputs, outputs and weights; the saturating ones stand for weights that outgrow
+a cache. A selection has the first three, of its columns."""

@@ -26,15 +26,19 @@ MEMORY = 0.03
 
 @dataclass(frozen=True)
 class Goal:
-    """What one network is to become, when, and what its channels cost meanwhile."""
+    """What one network is to become, when, and what its channels cost meanwhile.
+
+    dense_cost : of the dense network, where the cost isn't that of dense layers. The density of a latency is chosen.
+    """
 
     target: Target
     schedule: Schedule
     cost: Cost
+    dense_cost: float | None = None
 
     @property
     def structured(self) -> bool:
-        return isinstance(self.target, Latency) or self.target.structured
+        return self.target.density == 1 if isinstance(self.target, Latency) else self.target.structured
 
     def describe(self) -> dict[str, Any]:
         facts = {"kind": type(self.target).__name__, **asdict(self.target), "schedule": asdict(self.schedule)}
@@ -69,7 +73,8 @@ class Pruner:
         if keep_zeros:
             self.masks = {layer.name: layer.module.weight.detach() != 0 for layer in graph.layers.values()}
         self.support = {name: mask.clone() for name, mask in self.masks.items()}
-        self.dense_cost = [goal.cost.total(sizes) for goal in self.goals]
+        self.dense_cost = [g.cost.total(sizes) if g.dense_cost is None else g.dense_cost for g in self.goals]
+        self.entries = [0] * len(self.goals)  # between living channels when stage 2 begins
         self.dense_weights = sum(
             layer.module.in_features * layer.module.out_features for layer in graph.layers.values()
         )
@@ -180,6 +185,7 @@ class Pruner:
             "goals": [goal.describe() for goal in self.goals],
             "dense_cost": self.dense_cost,
             "dense_weights": self.dense_weights,
+            "entries": self.entries,
             "prices": [{str(k): v for k, v in prices.items()} for prices in self._prices],
             **{name: {str(k): v.clone() for k, v in table.items()} for name, table in tables.items()},
         }
@@ -189,7 +195,7 @@ class Pruner:
         if state["steps"] != self.steps or state["goals"] != [goal.describe() for goal in self.goals]:
             raise InputError("Expected the state of a training with the same steps, target and schedule.")
         self.done, self.dense_cost = state["done"], list(state["dense_cost"])
-        self.dense_weights = state["dense_weights"]
+        self.dense_weights, self.entries = state["dense_weights"], list(state["entries"])
         self._prices = [{int(k): v for k, v in prices.items()} for prices in state["prices"]]
         for name in ("alive", "importance"):
             setattr(self, name, {int(k): v.to(self.device) for k, v in state[name].items()})
@@ -277,8 +283,8 @@ class Pruner:
     def _drop_weights(self, m: int, progress: float, reach: Sequence[dict[int, torch.Tensor]]) -> None:
         """reach : see `_reach`."""
         goal, at = self.goals[m], self.members[m]
-        assert not isinstance(goal.target, Latency)
         layers = self._free_layers()
+        tile = (1, 1) if isinstance(goal.target, Latency) else goal.target.tile
         fed, read = reach
         useful = {k: fed[k][at] & read[k][at] & self.alive[k][at] for k in fed}
         active, scores, slopes, sizes = [], [], [], []
@@ -288,7 +294,6 @@ class Pruner:
             may = self.support[layer.name][at] if layer.name in self.support else torch.ones_like(mask)
             may = may & self.alive[layer.writes][at][:, None] & self.alive[layer.reads][at]
             slope = torch.zeros_like(weight) if layer.module.weight.grad is None else layer.module.weight.grad[at]
-            tile = goal.target.tile
             n = _tiles(mask.to(weight.dtype), tile)
             active.append(n.flatten() > 0)
             value = weight.abs()
@@ -301,9 +306,14 @@ class Pruner:
         score = torch.where(torch.cat(active), torch.cat(scores), -1.0)
         size = torch.cat(sizes)
         ignored = sum(x.module.weight[at].numel() for x in self.graph.layers.values() if x.ignored)
-        removed = goal.target.removed
-        first = 1 - removed * goal.target.groups
-        keep = int(budget_at(progress, first, 1 - removed) * self.dense_weights + 1e-6) - ignored
+        if isinstance(goal.target, Latency):
+            assert goal.target.density is not None
+            self.entries[m] = self.entries[m] or self._entries(m)
+            keep = int(budget_at(progress, 1.0, goal.target.density) * self.entries[m])
+        else:
+            removed = goal.target.removed
+            first = 1 - removed * goal.target.groups
+            keep = int(budget_at(progress, first, 1 - removed) * self.dense_weights + 1e-6) - ignored
         regrow = 0.0 if progress == 1.0 else goal.schedule.regrow * 0.5 * (1 + np.cos(np.pi * progress))
         chosen = _best(score, size, int(keep * (1 - regrow)))
         if regrow:
@@ -312,11 +322,16 @@ class Pruner:
         start = 0
         for layer, part in zip(layers, sizes, strict=True):
             weight = layer.module.weight[at]
-            mask = _untile(chosen[start : start + part.numel()], goal.target.tile, weight.shape)
+            mask = _untile(chosen[start : start + part.numel()], tile, weight.shape)
             if layer.name in self.support:
                 mask = mask & self.support[layer.name][at]
             start += part.numel()
             self.masks.setdefault(layer.name, self._mask(layer.name))[at] = mask
+
+    def _entries(self, m: int) -> int:
+        """Places for weights between living channels, but for those of ignored layers."""
+        counts = self.counts(m)
+        return sum(counts[layer.reads] * counts[layer.writes] for layer in self._free_layers())
 
     def _reach(self) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """Which channels depend on the input, and which reach the output, through weights that are not zero."""

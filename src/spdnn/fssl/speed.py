@@ -17,7 +17,7 @@ from torch import fx, nn
 from ..features import Features
 from .convert import to_sparse_network
 from .formats import fastest_formats, reading_all
-from .latency import measure
+from .latency import measure, recorded
 
 TURNS = 4
 """Turns a round."""
@@ -104,25 +104,12 @@ def _add_torch(
     candidates[f"torch{suffix}"] = lambda: measure(model, x, seconds=seconds)
     with contextlib.suppress(RuntimeError, NotImplementedError), _quiet():
         if x.device.type == "cuda":
-            replay = _recorded(model, x)
+            replay = recorded(model, x)
             candidates[f"torch-graph{suffix}"] = lambda: measure(lambda _: replay(), x, seconds=seconds)
         else:
             traced: Any = torch.jit.freeze(torch.jit.trace(model, x, check_trace=False))
             traced(x)
             candidates[f"torch-traced{suffix}"] = lambda: measure(traced, x, seconds=seconds)
-
-
-def _recorded(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            model(x)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        model(x)
-    return graph.replay
 
 
 def _add_own(
@@ -131,11 +118,13 @@ def _add_own(
     model: nn.Module,
     x: torch.Tensor,
     seconds: float,
+    names: Sequence[str] = (),
 ) -> None:
+    """names : of engines; by default all that there are for the device."""
     from .. import engine
     from ..nn.compiled import fastest_forms
 
-    names = ("cuda", "cusparse") if x.device.type == "cuda" else ("numba",)
+    names = names or ("cuda", "cusparse") if x.device.type == "cuda" else ("numba",)
     rows = x.flatten(1).cpu().numpy()
     if x.device.type == "cpu":
         try:

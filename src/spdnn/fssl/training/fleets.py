@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from ...errors import InputError
-from ..budget import Sparsity
+from ..budget import Latency, Sparsity
 from ..fleet import Fleet
 from ..latency import LatencyModel
 from ..pruner import Goal, Pruner
@@ -62,7 +62,9 @@ def train_fleet(
     goals: list[Goal] = []
     for job, model in zip(jobs, latency or [None] * len(jobs), strict=True):
         fitted = replace(job, schedule=job.schedule.fitting(steps))
-        goals += [_goal(fitted, fleet, model)] * len(seeds)
+        alike = job.method != "shuffled"
+        made = [_goal(replace(fitted, seed=0 if alike else s), fleet, model) for s in seeds[: 1 if alike else None]]
+        goals += made * (len(seeds) if alike else 1)
     pruner = Pruner(fleet.graph, goals, steps=steps, keep_zeros=keep_zeros)
     recipes = [recipe if distill is None else replace(recipe, distill=share) for share in distill or jobs]
     shares = [own.distill for own in recipes for _ in seeds]
@@ -78,6 +80,8 @@ def train_fleet(
         for s, seed in enumerate(seeds):
             member = fleet.eval().member(c * len(seeds) + s)
             small = rivals.compacted(member, example.to(device))
+            if isinstance(job.target, Latency):  # with the density that was chosen
+                job = replace(job, target=goals[c * len(seeds) + s].target)
             found.append(Found(replace(job, seed=seed, recipe=recipes[c]), small, seconds))
     return found
 
@@ -104,7 +108,7 @@ def _goal(job: Job, fleet: Fleet, latency: LatencyModel | None) -> Goal:
         return goal_of("fssl", Sparsity(0.0), fleet.graph, schedule=rest)
     if not METHODS[job.method].prunes or job.target is None:
         raise InputError(f"Method {job.method!r} can't be trained in a fleet.")
-    return goal_of(job.method, job.target, fleet.graph, schedule=job.schedule, latency=latency)
+    return goal_of(job.method, job.target, fleet.graph, schedule=job.schedule, latency=latency, seed=job.seed)
 
 
 def widest(jobs: Sequence[Job], data: ImageData) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...errors import InputError, unknown_name
-from ..budget import Cost, GuidedCost, Latency, Sparsity, Target, TimeCost, WeightCost
+from ..budget import Cost, GuidedCost, Latency, Sparsity, Target, TimeCost, WeightCost, density_for
 from ..latency import LatencyModel, flops_model
 from ..pruner import Goal
 from ..schedule import Schedule
@@ -44,8 +44,10 @@ def goal_of(
     *,
     schedule: Schedule | None = None,
     latency: LatencyModel | None = None,
+    seed: int = 0,
 ) -> Goal:
-    """The goal of a method that prunes. `latency`: the model of the target device, for latency targets.
+    """The goal of a method that prunes. `latency`: the model of the target device, for latency targets. `seed`: of the
+    shuffled table, whose times are dealt out to layers of all formats where it is to choose a density, too.
 
     A latency target is one budget of modelled time for all methods; they differ in the prices that they choose
     channels by: the time's derivative ("fssl"), weights ("lasso"), multiplications ("flops"), a shuffled table's.
@@ -60,12 +62,19 @@ def goal_of(
             raise InputError("Magnitude pruning has no notion of time; give a sparsity.")
         if latency is None:
             raise InputError("Expected a latency model for a latency target.")
-        time = TimeCost(graph, latency)
+        wrong = latency.shuffled(seed, across=target.density is None)
+        if target.density is None:
+            target = replace(
+                target, density=density_for(graph, wrong if method == "shuffled" else latency, target.ratio)
+            )
+        assert target.density is not None
+        time = TimeCost(graph, latency, target.density)
         guides: dict[str, Cost] = {"fssl": time, "lasso": weights, "flops": TimeCost(graph, flops_model())}
-        guides["shuffled"] = TimeCost(graph, latency.shuffled())
+        guides["shuffled"] = TimeCost(graph, wrong, target.density)
         guide = guides[method]
         schedule = replace(schedule, time=0.0) if method == "lasso" else schedule
-        return Goal(target, schedule, time if method == "fssl" else GuidedCost(time, guide))
+        dense = TimeCost(graph, latency).total({k: space.size for k, space in graph.spaces.items()})
+        return Goal(target, schedule, time if method == "fssl" else GuidedCost(time, guide), dense)
     if method in ("flops", "shuffled"):
         raise InputError(f"Method {method!r} needs a latency target.")
     if method == "magnitude":
