@@ -178,15 +178,17 @@ def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
     """
     options: dict[str, Any] = {"norm": setting.norm, "schedule": setting.schedule}
     shares = {"off": setting.groups, "off-0.95": 0.95}
-    jobs = [Job(target=Sparsity(r, groups=share), **options) for share in shares.values() for r in SPLIT_REMOVED]
-    curves = [name for name in shares for _ in SPLIT_REMOVED]
+    points = 4 if setting.epochs["split"] > 2 else 1
+    removals = SPLIT_REMOVED[:points]
+    jobs = [Job(target=Sparsity(r, groups=share), **options) for share in shares.values() for r in removals]
+    curves = [name for name in shares for _ in removals]
     for device, batch in setting.targets:
         name = f"{device}{batch}"
         tried: dict[str, tuple[str, float | None]] = {name: ("fssl", None), f"{name}-shuffled": ("shuffled", None)}
         # also channels priced by weights where dense networks are chosen, and another density where sparse ones are
         tried |= {f"{name}-0.13": ("fssl", 0.13)} if name == "cpu128" else {f"{name}-lasso": ("lasso", 1.0)}
         for curve, (method, density) in tried.items():
-            for ratio in SPLIT_RATIOS[name]:
+            for ratio in SPLIT_RATIOS[name][:points]:
                 target: dict[str, Any] = {"target_device": device, "target_batch": batch}
                 jobs.append(Job(method=method, target=Latency(ratio, density), **target, **options))
                 curves.append(curve)
@@ -692,7 +694,7 @@ class Campaign:
                 self.models[key] = LatencyModel.load(given)
             else:
                 chains = 200 if self.setting.shapes == 60 else 40
-                self.models[key] = compiled_model(self.data.inputs, batch=batch, limit=300, chains=chains)
+                self.models[key] = compiled_model(self.data.inputs, batch=batch, limit=300, chains=chains, cache=False)
                 if given:
                     self.models[key].save(given)
             self.say(f"latency of compiled networks, batch {batch}: {'given' if given else 'measured'}")
@@ -704,7 +706,8 @@ class Campaign:
         for batch in [b for device, b in self.setting.targets if device == "cpu"]:
             model = self.engine_model(Job(method="dense", target_batch=batch))
             chains = 40 if self.setting.shapes == 60 else 12
-            fresh = compiled_model(self.data.inputs, batch=batch, limit=300, chains=chains, seed=10**6)
+            shape = {"batch": batch, "limit": 300, "chains": chains}
+            fresh = compiled_model(self.data.inputs, **shape, seed=10**6, cache=False)
             found = model.agreement(fresh.chains)
             records.append({"kind": "latency-model", "device": "cpu", "batch": batch, "widest": 300, **found})
             records[-1] |= {"networks": chains, **dict(model.facts), **machine.hardware()}
@@ -1173,7 +1176,7 @@ def side_by_side(parts: Sequence[str], output: Path, seconds: float, quiet: floa
     finish(start("teacher", "--only", ""), left())
     timed = [TIMED[p] for p in trained if p in TIMED]
     within = left() - (quiet if timed else 0) - 15
-    options = ["--wait", "--times-later", "--within", f"{within:.0f}", "--together", "25"]
+    options = ["--wait", "--times-later", "--within", f"{within:.0f}", "--together", f"{min(25, seconds / 18):.0f}"]
     running = []
     for part in trained:
         for job in WIDE if part == "wide" and "--wide-jobs" not in given else ("",):

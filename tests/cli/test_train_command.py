@@ -53,6 +53,7 @@ def test_it_trains_prunes_and_records(capsys, tmp_path) -> None:
         ["--method", "magnitude", "--remove", "0.8"],
         ["--method", "lasso", "--remove", "0.8"],
         ["--method", "flops", "--latency", "0.9", "--target-batch", "256"],
+        ["--latency", "0.5", "--density", "auto", "--target-batch", "16"],
         ["--distill", "0.5", "--teachers", "2", "--augment", "0"],
     ],
 )
@@ -113,6 +114,8 @@ def test_interrupted_it_goes_on_to_the_same_network(tmp_path) -> None:
 def test_options_that_do_not_fit_are_refused(capsys, tmp_path) -> None:
     for arguments, message in (
         (["--latency", "0.5", "--remove", "0.9"], "got both"),
+        (["--remove", "0.9", "--density", "auto"], "--density with --latency"),
+        (["--latency", "0.5", "--density", "much"], "a share or auto"),
         (["--method", "fsll"], "Did you mean 'fssl'"),
         (["--method", "magnitude", "--latency", "0.5"], "no notion of time"),
         (["--method", "scratch"], "file of a compact network"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -47,6 +49,39 @@ def test_the_campaign_leaves_flat_records(tmp_path) -> None:
     assert len(records("compact", timed)) == len(records("compact"))
     assert all(r["latency_ms"] > 0 and "trained_on_cpu" in r for r in records("compact", timed))
     assert {r["label"] for r in records("wide", timed)} == {r["label"] for name in wide for r in records(name)}
+
+
+def test_parts_share_a_device(tmp_path) -> None:
+    """Measuring first, training side by side, timing last."""
+    script = ROOT / "benchmarks" / "fssl_campaign.py"
+    options = ["--device", "cpu", "--small", "--data", "digits", "--output", str(tmp_path), "--share", "110"]
+    environment = os.environ | {"SPDNN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), *options, "--only", "compiled_check,split", "--quiet", "50"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert {r["batch"] for r in json.loads((tmp_path / "fssl-latency-model-compiled.json").read_text())} == {1, 128}
+    trained = json.loads((tmp_path / "fssl-split.json").read_text())
+    assert {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu128", "cpu128-0.13"} <= {r["curve"] for r in trained}
+    assert all(0 < r["density"] <= 1 for r in trained if r["curve"].startswith("cpu"))
+    timed = json.loads((tmp_path / "cpu" / "fssl-split.json").read_text())
+    assert len(timed) == len(trained)
+    assert all(r["latency_cpu_1_ms"] > 0 and r["latency_cpu_128_ms"] > 0 for r in timed)
+
+
+def test_curves_are_compared_at_equal_accuracy(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    campaign = importlib.import_module("fssl_campaign")
+    records = []
+    for curve, factor in (("cpu1", 1.0), ("off", 1.5), ("short", 1.0)):
+        for point in range(1 if curve == "short" else 4):
+            for seed in range(1, 6):
+                accuracy, ms = 98 + 0.3 * point + 0.01 * seed, factor * 2.0**point
+                label = f"{curve}-{point}"
+                facts = {"curve": curve, "label": label, "seed": seed, "test_accuracy": accuracy}
+                records.append({**facts, "latency_cpu_1_ms": ms * 1.01**seed})
+    rows = campaign.compared(records, [("cpu", 1)])
+    assert {r["curve"] for r in rows} == {"off"}  # one point can't be compared
+    assert all(r["times_as_long"] == pytest.approx(1.5) for r in rows)
+    assert all(r["low"] <= 1.5 + 1e-9 and r["high"] >= 1.5 - 1e-9 for r in rows)
 
 
 def test_processes_that_share_a_device_agree_on_epochs(tmp_path) -> None:

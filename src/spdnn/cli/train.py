@@ -36,6 +36,13 @@ def train(
     latency: Annotated[
         float | None, typer.Option(help="Instead: the share of the dense network's time to reach, as in 0.1.")
     ] = None,
+    density: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE|auto",
+            help="Share of weights between what a latency target leaves: 1 for no zeros, auto: as time favours.",
+        ),
+    ] = "1",
     target_device: Annotated[str, typer.Option(help="Where time counts: cpu or cuda.")] = "cpu",
     target_batch: Annotated[int, typer.Option(min=1, help="For how many rows at a time it counts.")] = 1,
     epochs: Annotated[int, typer.Option(min=1)] = 60,
@@ -100,9 +107,15 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     if latency is not None and (remove is not None or structured):
-        raise InputError("Expected --latency or --remove, got both. A latency target is structured by itself.")
+        raise InputError(
+            "Expected --latency or --remove, got both. Of a latency target --density says what zeros it has."
+        )
+    if density != "1" and latency is None:
+        raise InputError("Expected --density with --latency; a sparsity has --groups.")
     target = (
-        Latency(latency) if latency is not None else Sparsity(0.976 if remove is None else remove, structured, groups)
+        Latency(latency, _density(density))
+        if latency is not None
+        else Sparsity(0.976 if remove is None else remove, structured, groups)
     )
     if method in METHODS and not METHODS[method].prunes and method != "torch-pruning":
         target = None
@@ -174,6 +187,15 @@ def _show(out: Any, record: dict[str, Any], folder: Path, path: Path | None) -> 
         table.add_row("record", str(path))
     out.print(f"[bold]{record['method']}[/], seed {record['seed']}, {record['dataset']}")
     out.print(table)
+
+
+def _density(text: str) -> float | None:
+    from ..errors import InputError
+
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError:
+        raise InputError(f"Expected --density as a share or auto, got {text!r}.") from None
 
 
 def _widths(text: str, option: str) -> tuple[int, ...]:

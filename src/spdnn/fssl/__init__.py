@@ -4,7 +4,7 @@ from .budget import Latency, Sparsity
 from .convert import to_sparse_network
 from .formats import fastest_formats
 from .fssl import FSSL, facts_of
-from .latency import LatencyModel, flops_model, latency_model, measure
+from .latency import LatencyModel, compiled_model, flops_model, latency_model, measure
 from .norms import fold_norms
 from .saving import export_onnx, load_model, load_state, save_model, save_state
 from .schedule import Schedule
@@ -16,6 +16,7 @@ __all__ = [
     "LatencyModel",
     "Schedule",
     "Sparsity",
+    "compiled_model",
     "export_onnx",
     "facts_of",
     "fastest_formats",

@@ -384,13 +384,28 @@ def latency_model(
 
 
 def compiled_model(
-    inputs: int = 784, *, outputs: int = 10, batch: int = 128, limit: int = 1024, chains: int = 160, seed: int = 0
+    inputs: int = 784,
+    *,
+    outputs: int = 10,
+    batch: int = 128,
+    limit: int = 1024,
+    chains: int = 200,
+    seed: int = 0,
+    cache: bool = True,
 ) -> LatencyModel:
-    """The latency model of networks run in one compiled call (`spdnn.nn.compiled`) by one thread of this CPU.
+    """The latency model of networks run in one compiled call (`spdnn.nn.compiled`) by one thread of this CPU, measured
+    here (some 10 s) unless it is in the cache folder (SPDNN_CACHE).
 
     Whole networks of two hidden layers with random widths up to `limit`, which read random shares of the inputs and
     have random shares of their weights, are measured in turns; the least of each counts.
     """
+    from ..data import cache_folder
+
+    key = {**latency_key("cpu", batch), "threads": 1, "widest": limit, "engine": "spdnn-compiled"}
+    name = "-".join(str(v) for v in (*key.values(), inputs, outputs, chains, seed)).replace("/", "-").lower()
+    path = cache_folder() / f"latency-v{VERSION}-{name}.json"
+    if cache and path.exists():
+        return LatencyModel.load(path)
     networks, shapes = zip(*[_random_chain(inputs, outputs, limit, seed + k) for k in range(chains)], strict=True)
     x = np.random.default_rng(seed).random((batch, inputs), np.float32)
     times = np.full(len(networks), np.inf)
@@ -398,9 +413,11 @@ def compiled_model(
         for k, network in enumerate(networks):
             found = measure(lambda _, run=network: run(x), torch.zeros(1), seconds=0.008, blocks=4)
             times[k] = min(times[k], found)
-    key = {**latency_key("cpu", batch), "threads": 1, "widest": limit, "engine": "spdnn-compiled"}
     timed = tuple(TimedChain(layers, float(ms)) for layers, ms in zip(shapes, times, strict=True))
-    return LatencyModel((), key, timed)
+    model = LatencyModel((), key, timed)
+    if cache:
+        model.save(path)
+    return model
 
 
 def _random_chain(inputs: int, outputs: int, limit: int, seed: int) -> tuple[Any, tuple[Shape, ...]]:

@@ -20,7 +20,7 @@ from ...errors import InputError, unknown_name
 from ..budget import Latency, Sparsity, Target
 from ..fleet import Fleet
 from ..fssl import FSSL, facts_of
-from ..latency import LatencyModel, latency_model
+from ..latency import LatencyModel, compiled_model, latency_model
 from ..norms import fold_norms
 from ..saving import load_model, load_state, save_model, save_state
 from ..schedule import Schedule
@@ -205,7 +205,11 @@ class _Session:
                 widest = max(data.inputs, *job.hidden)
                 if progress:
                     progress("measuring layers", 0, 0)
-                latency = latency_model(job.target_device, batch=job.target_batch, limit=widest)
+                if job.target.density != 1 and job.target_device == "cpu":  # zeros pay in one compiled call only
+                    shape = {"outputs": data.classes, "batch": job.target_batch, "limit": widest}
+                    latency = compiled_model(data.inputs, **shape)
+                else:
+                    latency = latency_model(job.target_device, batch=job.target_batch, limit=widest)
             goal = goal_of(job.method, job.target, trace(model, self.example), schedule=schedule, latency=latency)
             self.pruning = FSSL(
                 model,
@@ -258,7 +262,10 @@ class _Session:
         return rivals.compacted(model, self.example)
 
     def record(self, small: fx.GraphModule, seconds: float) -> dict[str, Any]:
-        return record_of(small, self.job, self.data, dense_weights=self.dense_weights, seconds=seconds)
+        facts = record_of(small, self.job, self.data, dense_weights=self.dense_weights, seconds=seconds)
+        if self.pruning is not None and isinstance(self.pruning.target, Latency):
+            facts["density"] = self.pruning.target.density
+        return facts
 
 
 def record_of(
