@@ -120,6 +120,7 @@ class Setting:
     wide_jobs: Sequence[str] = ()
     ratios: Sequence[float] = GPU_RATIOS
     radix_jobs: Sequence[str] = ()
+    m500_jobs: Sequence[str] = ()
     variants: bool = False
     hurry: float = 1.0
     ends: float | None = None
@@ -621,15 +622,18 @@ class Campaign:
     def m500(self) -> None:
         options: dict[str, Any] = {"hidden": (500, 300), "norm": self.setting.norm}
         schedule, usual = self.setting.schedule, self.setting.distill
-        jobs = [(Job(method="dense", **options), usual)]
+        jobs = {"dense": (Job(method="dense", **options), usual)}
         for method, removed in (("fssl", 0.97), ("fssl", 0.98), ("magnitude", 0.97)):
-            jobs.append((Job(method=method, target=self.sparsity(removed), schedule=schedule, **options), usual))
+            job = Job(method=method, target=self.sparsity(removed), schedule=schedule, **options)
+            jobs[f"{removed:g}" if method == "fssl" else method] = (job, usual)
         if self.setting.variants:
-            jobs.append((jobs[0][0], MORE))
-            for groups, end, distill in ((0.8, 0.5, MORE), (0.5, 0.5, usual), (0.5, 0.5, MORE), (0.8, 0.7, usual)):
+            jobs["dense-more"] = (jobs["dense"][0], MORE)
+            changes = {"more": (0.8, 0.5, MORE), "half": (0.5, 0.5, usual), "half-more": (0.5, 0.5, MORE)}
+            for key, (groups, end, distill) in (changes | {"late": (0.8, 0.7, usual)}).items():
                 plan = replace(schedule, **_ends(end))
-                jobs.append((Job(target=Sparsity(0.97, groups=groups), schedule=plan, **options), distill))
-        found = self.fleet("m500", [job for job, _ in jobs], distill=[share for _, share in jobs])
+                jobs[key] = (Job(target=Sparsity(0.97, groups=groups), schedule=plan, **options), distill)
+        chosen = [jobs[key] for key in self.setting.m500_jobs or jobs]
+        found = self.fleet("m500", [job for job, _ in chosen], distill=[share for _, share in chosen])
         self.record("m500", found, 545000, targets=[], kept=self.sample)
 
     def radix(self) -> None:
@@ -1220,6 +1224,7 @@ def main() -> None:
     parser.add_argument("--wide-jobs", default="", help="which of wide, as in magnitude,structured,cuda60000")
     parser.add_argument("--ratios", default=",".join(map(str, GPU_RATIOS)), help="of the dense time, for times_gpu")
     parser.add_argument("--radix-jobs", default="", help="which of radix, as in dense,0.5: shares removed as neurons")
+    parser.add_argument("--m500-jobs", default="", help="which of m500, as in dense,0.97,half: see there")
     parser.add_argument("--hurry", type=float, default=1.0, help="times as many epochs as seem to fit in --within")
     parser.add_argument("--after", type=Path, help="file to wait for before anything is done")
     parser.add_argument("--tables", type=Path, help="a folder of latency tables, DEVICE-BATCH-WIDEST.json")
@@ -1278,6 +1283,7 @@ def main() -> None:
     setting.ends = given.within and began + given.within
     setting.together = given.together and began + given.together
     setting.variants = given.variants
+    setting.m500_jobs = tuple(filter(None, given.m500_jobs.split(",")))
     setting.tables_widest = 128 if given.small else given.tables_widest
     setting.times_later, setting.tables = given.times_later, given.tables
     campaign = Campaign(setting, data, given.output)
