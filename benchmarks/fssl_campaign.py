@@ -186,8 +186,8 @@ def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
     for device, batch in setting.targets:
         name = f"{device}{batch}"
         tried: dict[str, tuple[str, float | None]] = {name: ("fssl", None), f"{name}-shuffled": ("shuffled", None)}
-        # also channels priced by weights where dense networks are chosen, and another density where sparse ones are
-        tried |= {f"{name}-0.13": ("fssl", 0.13)} if name == "cpu128" else {f"{name}-lasso": ("lasso", 1.0)}
+        if name != "cpu128":  # where dense networks are chosen, also channels priced by weights
+            tried[f"{name}-lasso"] = ("lasso", 1.0)
         for curve, (method, density) in tried.items():
             for ratio in SPLIT_RATIOS[name][:points]:
                 target: dict[str, Any] = {"target_device": device, "target_batch": batch}
@@ -689,8 +689,9 @@ class Campaign:
 
     def engine_model(self, job: Job) -> LatencyModel:
         """Of the engine that is fastest on a job's target: on the CPU one compiled call, on a GPU PyTorch's layers."""
-        if job.target_device != "cpu":
-            return self.latency(job.target_device, job.target_batch, 1024)
+        if job.target_device != "cpu":  # where networks are filled up to multiples of 8
+            model = self.latency(job.target_device, job.target_batch, 1024)
+            return LatencyModel(model.table, {**model.facts, "multiples": [8, 8]})
         key, batch = ("compiled", job.target_batch), job.target_batch
         given = self.setting.tables and self.setting.tables / f"compiled-{batch}.json"
         if key not in self.models:

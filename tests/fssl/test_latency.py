@@ -142,6 +142,16 @@ def test_whole_networks_in_one_compiled_call_are_modelled(tmp_path) -> None:
     assert TimeCost(graph, exact).total(counts) == pytest.approx(1 + 60 * 30 / 100 + 30 * 5 / 100, rel=0.2)
 
 
+def test_what_fills_a_panel_costs_nothing() -> None:
+    shapes = [Shape(a, b, a * b) for a in (8, 16, 40, 64, 100) for b in (8, 16, 40, 64, 100)]
+    padded = lambda s: -(-s.inputs // 4) * 4 * -(-s.outputs // 16) * 16  # noqa: E731
+    model = LatencyModel(tuple(Timed(s, 1 + 0.01 * padded(s)) for s in shapes), {"multiples": [4, 16]})
+    assert model.layer(33, 17) == model.layer(36, 32) < model.layer(36, 33)
+    assert model.layer(21, 90) == pytest.approx(1 + 0.01 * 24 * 96, rel=0.01)
+    assert model.slopes(33, 17)[1] == pytest.approx(0.01 * 36, rel=0.05)
+    assert min(model.slopes(5, 5)) > 0
+
+
 def test_measured_time_says_how_dense_to_be() -> None:
     graph = trace(mlp(400, 100, 50, 10), torch.randn(2, 400))
     shapes = grid(400)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,6 +197,9 @@ class LatencyModel:
     table : what was measured. facts : what it was measured on (`latency_key`).
     chains : whole networks that were measured, in place of layers, where these can't be told apart in one compiled call
         (`compiled_model`): what their layers share, the call, is `overhead`, and the input is always picked from.
+
+    Where `facts` has "multiples", (of inputs, of outputs), a dense layer takes as long as one whose widths are the next
+    multiples: what fills them up costs nothing.
     """
 
     table: tuple[Timed, ...]
@@ -203,6 +207,7 @@ class LatencyModel:
     chains: tuple[TimedChain, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_multiples", tuple(self.facts.get("multiples", (1, 1))))
         fits = self._fit_chains() if self.chains else self._fit_layers()
         if "dense" not in fits:
             raise InputError("Expected a table with dense layers, got none.")
@@ -215,7 +220,7 @@ class LatencyModel:
         for form in (*FORMATS, "select"):
             rows = [t for t in self.table if t.shape.format == form]
             if rows:
-                basis = np.stack([_basis(t.shape.inputs, t.shape.outputs, t.shape.nnz, form) for t in rows])
+                basis = np.stack([self._basis(t.shape, form) for t in rows])
                 ms = np.array([t.ms for t in rows])
                 fits[form] = nnls(basis / ms[:, None], np.ones(len(rows)))[0]
         return fits
@@ -223,12 +228,28 @@ class LatencyModel:
     def _fit_chains(self) -> dict[str, np.ndarray]:
         """All formats at once, from the sums over layers."""
         forms = (*FORMATS, "select")
-        basis = np.stack([np.concatenate([_sum(chain, form) for form in forms]) for chain in self.chains])
+        basis = np.stack([np.concatenate([self._sum(chain, form) for form in forms]) for chain in self.chains])
         ms = np.array([chain.ms for chain in self.chains])
         found = nnls(np.column_stack([np.ones(len(ms)), basis]) / ms[:, None], np.ones(len(ms)))[0]
         object.__setattr__(self, "_overhead", float(found[0]))
-        sizes = [len(_basis(1, 1, 1, form)) for form in forms]
+        sizes = [_terms_of(form) for form in forms]
         return dict(zip(forms, np.split(found[1:], np.cumsum(sizes)[:-1]), strict=True))
+
+    def _basis(self, shape: Shape, form: Format) -> np.ndarray:
+        widths = self._filled(shape.inputs, shape.outputs, form)
+        return np.array([_term(k, *widths, shape.nnz, form) for k in range(_terms_of(form))])
+
+    def _sum(self, chain: TimedChain, form: Format) -> np.ndarray:
+        """The basis of a format, over the layers of a network that have it."""
+        if form == "select":
+            first = chain.shapes[0].inputs
+            return self._basis(Shape(first, first, first, form), form)
+        rows = [self._basis(s, form) for s in chain.shapes if s.format == form]
+        return np.sum(rows, 0) if rows else np.zeros(_terms_of(form))
+
+    def _filled(self, inputs: float, outputs: float, form: Format) -> tuple[float, float]:
+        a, b = self._multiples  # pyright: ignore[reportAttributeAccessIssue]
+        return (math.ceil(inputs / a) * a, math.ceil(outputs / b) * b) if form == "dense" else (inputs, outputs)
 
     @property
     def overhead(self) -> float:
@@ -246,6 +267,7 @@ class LatencyModel:
         if form not in terms or form == "select":
             raise InputError(f"Expected a format that was measured ({', '.join(terms)}), got {form!r}.")
         nnz = inputs * outputs if nnz is None else nnz
+        inputs, outputs = self._filled(inputs, outputs, form)
         return sum(c * _term(k, inputs, outputs, nnz, form) for k, c in terms[form])
 
     def scattered(self, inputs: float, outputs: float, density: float) -> float:
@@ -265,12 +287,14 @@ class LatencyModel:
         return min(((f, self.layer(inputs, outputs, nnz, f)) for f in self.formats), key=lambda found: found[1])
 
     def slopes(self, inputs: int, outputs: int, density: float = 1.0) -> tuple[float, float]:
-        """∂T̂/∂inputs and ∂T̂/∂outputs of a layer, ms per channel, by a central difference of 5% or one channel.
+        """∂T̂/∂inputs and ∂T̂/∂outputs of a layer, ms per channel, by a central difference of 5%, one channel or
+        one multiple.
 
         density : share of its weights that it has."""
         found = []
         for axis in range(2):
-            step = max(1.0, 0.05 * (inputs, outputs)[axis])
+            multiple = self._multiples[axis]  # pyright: ignore[reportAttributeAccessIssue]
+            step = multiple if multiple > 1 else max(1.0, 0.05 * (inputs, outputs)[axis])
             a, b = (max(inputs - step, 0), outputs) if axis == 0 else (inputs, max(outputs - step, 0))
             c, d = (inputs + step, outputs) if axis == 0 else (inputs, outputs + step)
             rise = self.scattered(c, d, density) - self.scattered(a, b, density)
@@ -400,8 +424,10 @@ def compiled_model(
     have random shares of their weights, are measured in turns; the least of each counts.
     """
     from ..data import cache_folder
+    from ..nn.compiled import SINGLE
+    from ..nn.compiled_kernels import PANEL, UNROLLED
 
-    key = {**latency_key("cpu", batch), "threads": 1, "widest": limit, "engine": "spdnn-compiled"}
+    key: dict[str, Any] = {**latency_key("cpu", batch), "threads": 1, "widest": limit, "engine": "spdnn-compiled"}
     name = "-".join(str(v) for v in (*key.values(), inputs, outputs, chains, seed)).replace("/", "-").lower()
     path = cache_folder() / f"latency-v{VERSION}-{name}.json"
     if cache and path.exists():
@@ -414,6 +440,8 @@ def compiled_model(
             found = measure(lambda _, run=network: run(x), torch.zeros(1), seconds=0.008, blocks=4)
             times[k] = min(times[k], found)
     timed = tuple(TimedChain(layers, float(ms)) for layers, ms in zip(shapes, times, strict=True))
+    if batch <= SINGLE:  # rows one by one: dense layers in panels
+        key["multiples"] = [UNROLLED, PANEL]
     model = LatencyModel((), key, timed)
     if cache:
         model.save(path)
@@ -451,17 +479,8 @@ def _row(shape: Shape) -> list[Any]:
     return [shape.inputs, shape.outputs, shape.nnz, shape.format]
 
 
-def _sum(chain: TimedChain, form: Format) -> np.ndarray:
-    """The basis of a format, over the layers of a network that have it."""
-    first = chain.shapes[0]
-    if form == "select":
-        return _basis(first.inputs, first.inputs, first.inputs, form)
-    found = [_basis(s.inputs, s.outputs, s.nnz, form) for s in chain.shapes if s.format == form]
-    return np.sum(found, 0) if found else np.zeros(len(_basis(1, 1, 1, form)))
-
-
-def _basis(inputs: float, outputs: float, nnz: float, form: Format) -> np.ndarray:
-    return np.array([_term(k, inputs, outputs, nnz, form) for k in range(3 if form == "select" else len(_TERMS))])
+def _terms_of(form: Format) -> int:
+    return 3 if form == "select" else len(_TERMS)
 
 
 def _term(k: int, inputs: float, outputs: float, nnz: float, form: Format) -> float:
