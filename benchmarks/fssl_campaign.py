@@ -695,14 +695,16 @@ class Campaign:
         key, batch = ("compiled", job.target_batch), job.target_batch
         given = self.setting.tables and self.setting.tables / f"compiled-{batch}.json"
         if key not in self.models:
-            if given and given.exists():
+            known = given and given.exists()
+            if given and known:
                 self.models[key] = LatencyModel.load(given)
             else:
                 chains = 200 if self.setting.shapes == 60 else 40
-                self.models[key] = compiled_model(self.data.inputs, batch=batch, limit=300, chains=chains, cache=False)
+                shape = {"batch": batch, "limit": 300, "chains": chains}
+                self.models[key] = compiled_model(self.data.inputs, **shape, cache=False)
                 if given:
                     self.models[key].save(given)
-            self.say(f"latency of compiled networks, batch {batch}: {'given' if given else 'measured'}")
+            self.say(f"latency of compiled networks, batch {batch}: {f'from {given}' if known else 'measured'}")
         return self.models[key]
 
     def compiled_check(self) -> None:
