@@ -560,7 +560,11 @@ class Campaign:
                 self.summary(records)
                 if name == "split" and len(targets) == len(self.setting.targets):
                     self.write("split-equal-accuracy", compared(records, targets))
-                if name.startswith("times") and all("latency_ms" in r for r in records):
+                if name == "times-gpu":
+                    curves = [{**r, "curve": r["method"] if r["method"] != "fssl" else f"{r['device']}{r['batch']}"}
+                              for r in records]  # fmt: skip
+                    self.write("times-gpu-equal-accuracy", compared(curves, targets))
+                elif name.startswith("times") and all("latency_ms" in r for r in records):
                     self.equal_accuracy(name, records)
 
     def write(self, name: str, records: list[dict[str, Any]]) -> None:
