@@ -1168,7 +1168,7 @@ def side_by_side(parts: Sequence[str], output: Path, seconds: float, quiet: floa
             command = [*common, "--output", str(folder), *more]
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
-    def finish(process: subprocess.Popen[bytes], within: float) -> None:
+    def finish(name: str, process: subprocess.Popen[bytes], within: float) -> None:
         try:
             process.wait(max(within, 0.1))
         except subprocess.TimeoutExpired:
@@ -1177,14 +1177,14 @@ def side_by_side(parts: Sequence[str], output: Path, seconds: float, quiet: floa
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
-        print(f"[{time.time() - started:6.1f} s] {process.args[-1]}: status {process.returncode}", flush=True)
+        print(f"[{time.time() - started:6.1f} s] {name}: status {process.returncode}", flush=True)
 
     for part in [p for p in parts if p in ALONE]:
-        finish(start(part, "--only", part), left())
+        finish(part, start(part, "--only", part), left())
     trained = [p for p in parts if p not in ALONE]
     if not trained:
         return
-    finish(start("teacher", "--only", ""), left())
+    finish("teacher", start("teacher", "--only", ""), left())
     timed = [TIMED[p] for p in trained if p in TIMED]
     within = left() - (quiet if timed else 0) - 15
     options = ["--wait", "--times-later", "--within", f"{within:.0f}", "--together", f"{min(25, seconds / 18):.0f}"]
@@ -1192,13 +1192,14 @@ def side_by_side(parts: Sequence[str], output: Path, seconds: float, quiet: floa
     for part in trained:
         for job in WIDE if part == "wide" and "--wide-jobs" not in given else ("",):
             more = ["--wide-jobs", job] if job else []
-            running.append(start(f"{part}-{job}".rstrip("-"), *options, *more, "--only", part))
-    for process in running:
-        finish(process, left() - (quiet if timed else 0))
+            name = f"{part}-{job}".rstrip("-")
+            running.append((name, start(name, *options, *more, "--only", part)))
+    for name, process in running:
+        finish(name, process, left() - (quiet if timed else 0))
     if timed:
         device = next((given[k + 1] for k, word in enumerate(given) if word == "--device"), "cuda")
         measured = ["--time", str(output), "--time-on", device, "--only", ",".join(timed)]
-        finish(start("times", *measured, folder=output / device), left())
+        finish("times", start("times", *measured, folder=output / device), left())
 
 
 def main() -> None:

@@ -472,7 +472,7 @@ def _random_chain(inputs: int, outputs: int, limit: int, seed: int) -> tuple[Any
         facts.append((a, b, len(rows)))
     network = CompiledNetwork(SparseNetwork(layers))
     forms: list[Format] = ["dense" if form == "dense" else "csr" for form in network.forms]
-    return network, tuple(Shape(*fact, form) for fact, form in zip(facts, forms, strict=True))
+    return network, tuple(Shape(a, b, n, form) for (a, b, n), form in zip(facts, forms, strict=True))
 
 
 def _row(shape: Shape) -> list[Any]:

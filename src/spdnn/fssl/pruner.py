@@ -109,7 +109,7 @@ class Pruner:
         if decided:
             self._drop_groups([m for m in decided if stages[m][0] == "groups"], [p for _, p in stages])
             pruned = [m for m in decided if stages[m][0] == "weights"]
-            reach = self._reach() if pruned else None
+            reach = self._reach() if pruned else ({}, {})
             for m in pruned:
                 self._drop_weights(m, stages[m][1], reach)
             self._settle()

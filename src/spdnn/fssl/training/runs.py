@@ -206,8 +206,7 @@ class _Session:
                 if progress:
                     progress("measuring layers", 0, 0)
                 if job.target.density != 1 and job.target_device == "cpu":  # zeros pay in one compiled call only
-                    shape = {"outputs": data.classes, "batch": job.target_batch, "limit": widest}
-                    latency = compiled_model(data.inputs, **shape)
+                    latency = compiled_model(data.inputs, outputs=data.classes, batch=job.target_batch, limit=widest)
                 else:
                     latency = latency_model(job.target_device, batch=job.target_batch, limit=widest)
             goal = goal_of(job.method, job.target, trace(model, self.example), schedule=schedule, latency=latency)
