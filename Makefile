@@ -25,7 +25,7 @@ demo: $(VENV)/.base  ## the official 1024-neuron, 120-layer challenge, end to en
 	$(BIN)/spdnn challenge --neurons 1024 --layers 120
 
 test: $(VENV)/.test  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope
 
 lint: $(VENV)/.test  ## style and types
 	$(BIN)/ruff format --check .
