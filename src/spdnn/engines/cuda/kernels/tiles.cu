@@ -3,9 +3,14 @@
 #include "values.cuh"
 
 #ifndef ROWS
-#define ROWS TILE  // of a tile; blocks have a multiple of that many threads, up to 256
+#define ROWS TILE  // of a tile
 #endif
 
+constexpr u32 THREADS = ROWS < 128 ? 128 : ROWS;  // of a block that takes a tile at a time
+constexpr u32 ALONG = THREADS / ROWS;             // neurons at a time
+// The thread's row of a tile, and which of the neurons taken at a time it has.
+__device__ __forceinline__ u32 lane_of() { return ALONG == 1 ? threadIdx.x : threadIdx.x % ROWS; }
+__device__ __forceinline__ u32 first_of() { return ALONG == 1 ? 0 : threadIdx.x / ROWS; }
 constexpr u32 SLAB = 512;  // neurons a block looks at at a time
 
 // One block of 1024 threads: list[] the rows with keep[r] != 0 in ascending order, slot[r] where row r goes (NONE
@@ -81,13 +86,14 @@ extern "C" __global__ void gather_rows(const Value* in, u64 in_stride, Value* ou
 // hashes[r] += the hash of row r.
 extern "C" __global__ void hash_rows(const Value* in, u64 in_stride, u32 neurons, const u32* count, u64* hashes) {
   const u32 slabs = (neurons + SLAB - 1) / SLAB, items = (*count + ROWS - 1) / ROWS * slabs;
-  const u32 lane = threadIdx.x % ROWS, step = blockDim.x / ROWS;
+  const u32 lane = lane_of();
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
     const u32 tile = item / slabs, slab = item - tile * slabs;
     const Value* from = in + tile * in_stride + lane;
     const u32 end = min(neurons, (slab + 1) * SLAB);
     u64 hash = 0;
-    for (u32 n = slab * SLAB + threadIdx.x / ROWS; n < end; n += step) hash += hash_term(n, to_float(from[(u64)n * ROWS]));
+    for (u32 n = slab * SLAB + first_of(); n < end; n += ALONG)
+      hash += hash_term(n, to_float(from[(u64)n * ROWS]));
     atomicAdd(hashes + tile * ROWS + lane, hash);
   }
 }
@@ -103,7 +109,7 @@ extern "C" __global__ void match(const u64* hashes, const u8* keep, const u32* c
 extern "C" __global__ void verify(const Value* in, u64 in_stride, u32 neurons, const u32* count, const u32* same,
                                   u8* differs) {
   const u32 rows = *count, slabs = (neurons + SLAB - 1) / SLAB, items = (rows + ROWS - 1) / ROWS * slabs;
-  const u32 lane = threadIdx.x % ROWS, step = blockDim.x / ROWS;
+  const u32 lane = lane_of();
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
     const u32 tile = item / slabs, slab = item - tile * slabs, row = tile * ROWS + lane;
     if (row >= rows || same[row] == row) continue;
@@ -111,7 +117,8 @@ extern "C" __global__ void verify(const Value* in, u64 in_stride, u32 neurons, c
     const Pattern* b = (const Pattern*)(in + same[row] / ROWS * in_stride + same[row] % ROWS);
     const u32 end = min(neurons, (slab + 1) * SLAB);
     bool different = false;
-    for (u32 n = slab * SLAB + threadIdx.x / ROWS; n < end; n += step) different |= a[(u64)n * ROWS] != b[(u64)n * ROWS];
+    for (u32 n = slab * SLAB + first_of(); n < end; n += ALONG)
+      different |= a[(u64)n * ROWS] != b[(u64)n * ROWS];
     if (different) differs[row] = 1;
   }
 }
@@ -130,21 +137,21 @@ extern "C" __global__ void join(const u32* count, u32* same, const u8* differs, 
 // sums[slice·capacity + r]: the sum of row r over a slice of the neurons, each counted copies[n] times (null: once).
 extern "C" __global__ void slice_sums(const Value* in, u64 in_stride, u32 neurons, const float* copies,
                                       const u32* count, u32 slices, u64 capacity, double* sums) {
-  __shared__ double of_threads[256];
-  const u32 items = (*count + ROWS - 1) / ROWS * slices, lane = threadIdx.x % ROWS, step = blockDim.x / ROWS;
+  __shared__ double of_threads[THREADS];
+  const u32 items = (*count + ROWS - 1) / ROWS * slices, lane = lane_of();
   for (u32 item = blockIdx.x; item < items; item += gridDim.x) {
     const u32 tile = item / slices, slice = item - tile * slices;
     const Value* from = in + tile * in_stride + lane;
     const u32 end = (u64)neurons * (slice + 1) / slices;
     double sum = 0;
-    for (u32 n = (u64)neurons * slice / slices + threadIdx.x / ROWS; n < end; n += step)
+    for (u32 n = (u64)neurons * slice / slices + first_of(); n < end; n += ALONG)
       sum += (double)to_float(from[(u64)n * ROWS]) * (copies ? copies[n] : 1.0f);
-    if (step > 1) {
+    if (ALONG > 1) {
       __syncthreads();
       of_threads[threadIdx.x] = sum;
       __syncthreads();
       if (threadIdx.x >= ROWS) continue;
-      for (u32 i = 1; i < step; i++) sum += of_threads[i * ROWS + lane];
+      for (u32 i = 1; i < ALONG; i++) sum += of_threads[i * ROWS + lane];
     }
     sums[slice * capacity + tile * ROWS + lane] = sum;
   }
