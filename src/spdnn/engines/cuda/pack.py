@@ -396,11 +396,26 @@ class Packer:
         self._places, self._there = after, out
         return arrays
 
+    def _record(
+        self, kind: np.dtype, layer: SparseLayer, host: dict[str, np.ndarray], order: np.ndarray | None = None
+    ) -> tuple[np.ndarray, list[Any]]:
+        """A record that points to the arrays of `host` and has the layer's biases (in that order) and bounds."""
+        record = np.zeros((), kind)
+        if np.ndim(layer.bias):
+            bias = np.asarray(layer.bias, np.float32)
+            host = {**host, "bias": bias if order is None else bias[order]}
+        else:
+            record["bias0"] = layer.bias
+        arrays = [self._xp.asarray(np.ascontiguousarray(array)) for array in host.values()]
+        for name, array in zip(host, arrays, strict=True):
+            record[name] = array.data.ptr
+        record["lower"], record["upper"], record["bias_all"] = layer.lower, layer.upper, layer.bias_rule == "all"
+        return record, arrays
+
     def pack_chunks(self, layer: SparseLayer, chunks: Chunks) -> PackedLayer:
         """A layer cut into chunks."""
-        xp, record = self._xp, np.zeros((), CHUNKED)
         halves = chunks.weights.view(np.uint16).reshape(*chunks.weights.shape, 2)
-        record["coded"] = coded = not halves[..., 0].any()
+        coded = not halves[..., 0].any()
         host = {
             "chunk": chunks.table(),
             "input": chunks.inputs,
@@ -409,51 +424,26 @@ class Packer:
             "local": chunks.local,
             "weight": halves[..., 1] if coded else chunks.weights,
         }
-        if np.ndim(layer.bias):
-            host["bias"] = np.asarray(layer.bias, np.float32)
-        else:
-            record["bias0"] = layer.bias
-        arrays = [xp.asarray(np.ascontiguousarray(array)) for array in host.values()]
-        for name, array in zip(host, arrays, strict=True):
-            record[name] = array.data.ptr
-        record["lower"], record["upper"], record["chunks"] = layer.lower, layer.upper, len(chunks)
-        record["bias_all"] = layer.bias_rule == "all"
+        record, arrays = self._record(CHUNKED, layer, host)
+        record["chunks"], record["coded"] = len(chunks), coded
         units, g = chunks.outputs.shape
         return PackedLayer(record, arrays, units, g, chunks.local.size)
 
     def pack_pieces(self, layer: SparseLayer, pieces: Pieces) -> PackedLayer:
         """A layer cut into pieces."""
-        xp, record, steps = self._xp, np.zeros((), PIECED), pieces.steps
-        host = {"piece": pieces.table, "turns": pieces.words, "output": pieces.outputs}
-        if steps.size and (steps == steps[0]).all():
-            record["turn_steps"] = steps[0]
-        else:
+        steps, host = pieces.steps, {"piece": pieces.table, "turns": pieces.words, "output": pieces.outputs}
+        even = bool(steps.size) and bool((steps == steps[0]).all())
+        if not even:
             host["turn_start"] = np.concatenate([[0], np.cumsum(steps)]).astype(np.uint32)
-        if np.ndim(layer.bias):
-            host["bias"] = np.asarray(layer.bias, np.float32)
-        else:
-            record["bias0"] = layer.bias
-        arrays = [xp.asarray(np.ascontiguousarray(array)) for array in host.values()]
-        for name, array in zip(host, arrays, strict=True):
-            record[name] = array.data.ptr
-        record["lower"], record["upper"], record["pieces"] = layer.lower, layer.upper, len(pieces)
-        record["coded"], record["bias_all"] = pieces.coded, layer.bias_rule == "all"
+        record, arrays = self._record(PIECED, layer, host)
+        record["pieces"], record["coded"], record["turn_steps"] = len(pieces), pieces.coded, steps[0] if even else 0
         return PackedLayer(record, arrays, pieces.outputs.size, 1, int(steps.sum()) * TURN_UNITS * TURN)
 
     def pack_bands(self, layer: SparseLayer, bands: Bands, shape: BandShape) -> PackedLayer:
         """A layer cut into bands."""
-        xp, record = self._xp, np.zeros((), BANDED)
         host = {"start": bands.start, "entries": bands.entries, "output": bands.output}
-        if np.ndim(layer.bias):
-            host["bias"] = np.asarray(layer.bias, np.float32)
-            if bands.place is not None:
-                host["bias"] = host["bias"][np.argsort(bands.place)]
-        else:
-            record["bias0"] = layer.bias
-        arrays = [xp.asarray(np.ascontiguousarray(array)) for array in host.values()]
-        for name, array in zip(host, arrays, strict=True):
-            record[name] = array.data.ptr
-        record["lower"], record["upper"], record["bias_all"] = layer.lower, layer.upper, layer.bias_rule == "all"
+        order = None if bands.place is None else np.argsort(bands.place)
+        record, arrays = self._record(BANDED, layer, host, order)
         record["inputs"], record["band"], record["bands"] = layer.inputs, bands.band, bands.pairs.shape[1]
         record["parts"], record["units"] = bands.pairs.shape[0] // shape.warps, bands.pairs.shape[2]
         return PackedLayer(record, arrays, layer.outputs, 1, bands.padded)
