@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 from scipy.io import savemat
 
 from spdnn import machine, record, verify
@@ -152,19 +151,14 @@ def show(comparison: dict[str, Any]) -> None:
         f"[bold]{comparison['neurons']} neurons × {comparison['layers']} layers[/], {comparison['rows']:,} rows of "
         f"{comparison['input']}"
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("column")
-    for heading in ("median", "fastest", "slowest", "ratio", "categories"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+    rows = []
     for name, result in comparison["columns"].items():
         each = result["seconds_each"]
         figures = [console.seconds(value) for value in (result["seconds"], min(each), max(each))]
         verdict = "[green]PASS[/]" if result["verified"] else f"[red]FAIL[/] {'; '.join(result['problems'])}"
-        table.add_row(name, *figures, console.ratio(result["ratio"]), str(result["categories"]), verdict)
-    for name, why in comparison["missing"].items():
-        table.add_row(name, "–", "–", "–", "–", "–", f"[yellow]{why}[/]")
-    out.print(table)
+        rows.append([name, *figures, console.ratio(result["ratio"]), str(result["categories"]), verdict])
+    headings = ("median", "fastest", "slowest", "ratio", "categories")
+    out.print(console.columns_table(headings, rows, comparison["missing"]))
     out.print()
 
 

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from spdnn import machine, record
 from spdnn.ahead import map_ahead
@@ -330,18 +329,13 @@ def show(report: dict[str, Any]) -> None:
     out = console.stdout()
     out.print(f"[bold]{report['network']}[/], {report['rows']:,} rows, {report['edges']:,} edges")
     out.print(f"final values: {report['zero_share']:.0%} zero, {report['upper_share']:.1%} at the bound")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("column")
-    for heading in ("median", "of", "rate", "× the first", "error"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+    rows = []
     for name, facts in report["columns"].items():
         figures = [console.seconds(facts["seconds"]), str(len(facts["seconds_each"]))]
         figures += [console.rate(facts["edges_per_second"]), console.ratio(facts["ratio"]), f"{facts['error']:.1e}"]
-        table.add_row(name, *figures, "[green]PASS[/]" if facts["verified"] else "[red]FAIL[/]")
-    for name, why in report["missing"].items():
-        table.add_row(name, "–", "–", "–", "–", "–", f"[yellow]{why}[/]")
-    out.print(table)
+        rows.append([name, *figures, "[green]PASS[/]" if facts["verified"] else "[red]FAIL[/]"])
+    headings = ("median", "of", "rate", "× the first", "error")
+    out.print(console.columns_table(headings, rows, report["missing"]))
 
 
 if __name__ == "__main__":

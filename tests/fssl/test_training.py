@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fssl.stripes import stripes
 from torch import nn
 
 from spdnn.errors import InputError
@@ -35,13 +36,7 @@ SCHEDULE = Schedule(every=5, prox_every=2)
 
 @pytest.fixture(scope="module")
 def data() -> ImageData:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(3, (240,), generator=generator)
-    images = torch.randint(0, 60, (240, 6, 6), generator=generator, dtype=torch.uint8)
-    for k in range(3):
-        images[labels == k, 2 * k : 2 * k + 2] += 150
-    parts = [(images[a:b], labels[a:b]) for a, b in ((0, 160), (160, 200), (200, 240))]
-    return ImageData("stripes", *parts, 3)
+    return stripes()
 
 
 def test_a_network_learns_and_is_pruned(data: ImageData) -> None:

@@ -8,18 +8,14 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("PyTorch sees no GPU", allow_module_level=True)
 
+from fssl.stripes import stripes  # noqa: E402
+
 from spdnn.fssl import FSSL, Schedule, Sparsity  # noqa: E402
-from spdnn.fssl.training import ImageData, Recipe, Trainer, dense_network  # noqa: E402
+from spdnn.fssl.training import Recipe, Trainer, dense_network  # noqa: E402
 
 
 def test_recorded_steps_do_what_steps_do() -> None:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(3, (240,), generator=generator)
-    images = torch.randint(0, 60, (240, 6, 6), generator=generator, dtype=torch.uint8)
-    for k in range(3):
-        images[labels == k, 2 * k : 2 * k + 2] += 150
-    parts = [(images[a:b], labels[a:b]) for a, b in ((0, 160), (160, 200), (200, 240))]
-    data = ImageData("stripes", *parts, 3).to("cuda")
+    data = stripes().to("cuda")
 
     def trained(graphs: bool) -> tuple[list[int], dict]:
         model = dense_network([36, 20, 10, 3], seed=1, norm=True).cuda()

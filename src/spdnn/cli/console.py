@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -36,6 +36,20 @@ def facts_table() -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
+    return table
+
+
+def columns_table(headings: Sequence[str], rows: Sequence[Sequence[str]], missing: Mapping[str, str]) -> Table:
+    """A comparison's columns: name, figures under `headings` and verdict of each row, and why some are missing."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("column")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for row in rows:
+        table.add_row(*row)
+    for name, why in missing.items():
+        table.add_row(name, *"–" * len(headings), f"[yellow]{why}[/]")
     return table
 
 

@@ -28,6 +28,13 @@ UNITS, STEP = 32, 4
 """Outputs of a slice, a lane of a warp each, and entries of a step."""
 NUMBERS = 4
 """In front of the inputs of a piece: how many they are, its first slice, its slices, and 0."""
+PITCH = 36
+"""Floats from an input of a piece to the next in shared memory: 32 rows, and 4 so that banks differ."""
+
+
+def shared_bytes(stages: int) -> int:
+    """What a block takes with room for the inputs of so many pieces, and for those of three in numbers."""
+    return 4 * (stages * (MOST_INPUTS + 1) * PITCH + 3 * (NUMBERS + MOST_INPUTS))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,8 +21,6 @@ NEURON_BYTES = 512
 WARPS = 8
 STAGED_WARPS = {(1, "float32"): 20, (8, "float32"): 10, (1, "float16"): 20, (8, "float16"): 8}
 """Of a block of `staged`, by the outputs of a unit and the type of values; see `chunks.MOST_PLACES`."""
-PIECE_PITCH = 36
-"""Floats from an input of a piece to the next in shared memory: 32 rows, and 4 so that banks differ."""
 EARLY = 16
 """After each of this many first layers rows are numbered, later on every LATER layers."""
 LATER = 16
@@ -99,9 +97,8 @@ class StreamRunner:
             self._load_pieces(index, device["MaxSharedMemoryPerBlockOptin"])
 
     def _load_pieces(self, index: dict[str, Any], shared_limit: int) -> None:
-        stage, records = 4 * (pieces.MOST_INPUTS + 1) * PIECE_PITCH, 3 * 4 * (pieces.MOST_INPUTS + pieces.NUMBERS)
-        stages = 2 if 2 * stage + records + 1024 <= shared_limit else 1
-        self._piece_shared = stages * stage + records
+        stages = 2 if pieces.shared_bytes(2) + 1024 <= shared_limit else 1
+        self._piece_shared = pieces.shared_bytes(stages)
         defines = {"THREADS": 2 * pieces.MOST_OUTPUTS, "SLOTS": pieces.MOST_INPUTS, "STAGES": stages, **index}
         self._pieces = loader.load(PACKAGE, "pieces", defines).get_function("pieces")
         self._pieces.max_dynamic_shared_size_bytes = self._piece_shared

@@ -34,13 +34,6 @@ struct Chunked {
 };
 constexpr u32 LAYER_WORDS = sizeof(Chunked) / 4;
 
-struct Source {
-  const u8* in;
-  u64 stride;       // bytes of a tile
-  const u32* list;  // null: rows are where they are
-  u32 rows, is_bits;
-};
-
 // Tiles and a chunk for them.
 struct Item {
   u32 tile0, tiles, chunk;

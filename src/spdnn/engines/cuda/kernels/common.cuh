@@ -56,6 +56,14 @@ __device__ __forceinline__ u64 step_start(const Layer& layer, u32 unit) {
 }
 __device__ __forceinline__ u32 step_stride(const Layer& layer) { return layer.sliced ? 128 : 8; }
 
+// Rows that a layer reads from tiles in device memory.
+struct Source {
+  const u8* in;
+  u64 stride;       // bytes of a tile
+  const u32* list;  // null: rows are where they are
+  u32 rows, is_bits;
+};
+
 template <class Of>
 __device__ __forceinline__ float activate(float z, float bias, const Of& layer) {
   if (layer.bias_all || z != 0.0f) z += bias;

@@ -22,13 +22,6 @@ struct Pieced {
   u32 pieces, turn_steps, bias_all, coded, unused;
 };
 
-struct Source {
-  const u8* in;
-  u64 stride;       // bytes of a tile
-  const u32* list;  // null: rows are where they are
-  u32 rows, is_bits;
-};
-
 // 32 rows of a tile, and a piece for them.
 struct Item {
   u32 piece, tile, part;
