@@ -450,6 +450,7 @@ template <int N> void copy_bulk(Place shared, const void* global, unsigned bytes
   }
   emulator::bulks.push_back({shared, global, bytes, barrier});
 }
+inline void prefetch_bulk(const void*, unsigned) {}
 inline void barriers_ready() {}
 inline void cluster_sync() {}
 inline void sync_some(unsigned threads) {

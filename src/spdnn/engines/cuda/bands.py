@@ -28,7 +28,7 @@ STAGE, DEPTH = 2, 4
 """Pairs of a warp in a stage of the ring, and its stages."""
 PAIR_BYTES = 384
 LANES = 32
-ENTRY_CYCLES, INPUT_CYCLES, GATHER_CYCLES = 0.35, 0.5, 0.8
+ENTRY_CYCLES, INPUT_CYCLES, GATHER_CYCLES = 0.45, 0.5, 1.3
 """Of a multiprocessor, for a tile, about: an entry's loads, bringing an input in, and reading one from L2 instead."""
 NONE, LAST = 0xFFFFFFFF, 0x8000
 TRIES = 250

@@ -22,6 +22,7 @@ struct Banded {
 };
 
 constexpr u32 LAST = 0x8000;
+constexpr u32 AHEAD = 8;  // stages that are brought into the second-level cache before their turn
 
 constexpr u32 PAIR = 384, SLICE = STAGE * PAIR, STAGE_BYTES = WARPS * SLICE;
 
@@ -46,8 +47,9 @@ __device__ __forceinline__ void send(const Banded& layer, u32 items, u32 rank, P
       if (turn) barrier_wait(barriers.empty(slot), (turn - 1) & 1);
       barrier_expect(barriers.full(slot), STAGE_BYTES);
       const u32 share = STAGE_BYTES / CLUSTER;
-      copy_bulk<CLUSTER>(ring + slot * STAGE_BYTES + rank * share,
-                         (const u8*)layer.entries + (u64)stage * STAGE_BYTES + rank * share, share, barriers.full(slot));
+      const u8* from = (const u8*)layer.entries + (u64)stage * STAGE_BYTES + rank * share;
+      if (stage + AHEAD < end) prefetch_bulk(from + AHEAD * STAGE_BYTES, share);
+      copy_bulk<CLUSTER>(ring + slot * STAGE_BYTES + rank * share, from, share, barriers.full(slot));
       if (++slot == DEPTH) slot = 0, turn++;
     }
   }
@@ -132,7 +134,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(WAR
     float4 sum[UNITS] = {};
     Pair next = {};
     const auto fetch = [&] {
-      if (reader.pair == STAGE) reader.advance(lane);  // past a band's last one something is loaded, too
+      if (reader.pair == STAGE) {
+        reader.advance(lane);
+        if (!reader.held) reader.at = inputs + 4 * lane;  // past a band's last one anything that nobody writes
+      }
       next = {load_u32(reader.at), load_float2(reader.at + 128 + 4 * lane)};
       reader.at += PAIR, reader.pair++;
     };
@@ -147,6 +152,9 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(WAR
           barrier_wait(barriers.left(), fills & 1);
           barrier_expect(barriers.filled(), size * 16);
           copy_bulk<1>(inputs, (const u8*)in + tile * in_stride + (u64)first * 16, size * 16, barriers.filled());
+          if (part == 0 && b + 1 < layer.bands)
+            prefetch_bulk((const u8*)in + tile * in_stride + (u64)(first + size) * 16,
+                          min(layer.band, layer.inputs - first - size) * 16);
         }
         barrier_wait(barriers.filled(), fills & 1);
         fills++;

@@ -59,6 +59,10 @@ __device__ __forceinline__ void barrier_wait(Place barrier, u32 phase) {
       "r"(phase)
       : "memory");
 }
+// Into the second-level cache.
+__device__ __forceinline__ void prefetch_bulk(const void* global, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+}
 // A copy to the same place in all BLOCKS blocks of a cluster (1: in this one), which arrives at the same barrier of each.
 // Bytes are a multiple of 16, as are both places.
 template <int BLOCKS>
@@ -79,5 +83,8 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 // A barrier of the first `threads` threads of a block.
-__device__ __forceinline__ void sync_some(u32 threads) { asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory"); }
+__device__ __forceinline__ void sync_some(u32 threads) {
+  __syncwarp();
+  asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
+}
 #endif
