@@ -132,7 +132,8 @@ def cut_bands(layer: SparseLayer, shape: Shape, order: Order | None = None) -> B
     units = order.pairs.shape[0]
     parts = max(1, -(-units // (shape.warps * shape.units)))
     columns = parts * shape.warps
-    column, place = _spread(order.pairs, columns, shape.units)
+    longest = np.argsort(-order.pairs.sum(axis=1), kind="stable")
+    column, place = _spread(order.pairs, columns, longest)
     pairs = np.ones((columns, bands, max(1, -(-units // columns))), np.int64)
     pairs[column, :, place] = order.pairs
     stands = outputs
@@ -160,19 +161,24 @@ def cut_bands(layer: SparseLayer, shape: Shape, order: Order | None = None) -> B
 def _moved(indptr, indices, weights, places):
     """Inputs by their places, ascending within each output, and the weights with them."""
     at, of = np.empty_like(indices), np.empty_like(weights)
+    readers = np.zeros(places.size + 1, np.int64)
+    for k in range(indices.size):
+        readers[places[indices[k]] + 1] += 1
+    for p in range(places.size):
+        readers[p + 1] += readers[p]
+    reader, source = np.empty(indices.size, np.int32), np.empty(indices.size, np.int64)
+    fill = readers[:-1].copy()
     for o in range(indptr.size - 1):
-        a, b = indptr[o], indptr[o + 1]
-        if b - a > 64:
-            key = places[indices[a:b]]
-            by = np.argsort(key)
-            at[a:b], of[a:b] = key[by], weights[a:b][by]
-            continue
-        for k in range(a, b):
-            place, j = places[indices[k]], k
-            while j > a and at[j - 1] > place:
-                at[j], of[j] = at[j - 1], of[j - 1]
-                j -= 1
-            at[j], of[j] = place, weights[k]
+        for k in range(indptr[o], indptr[o + 1]):
+            p = places[indices[k]]
+            reader[fill[p]], source[fill[p]] = o, k
+            fill[p] += 1
+    end = indptr[:-1].copy()
+    for p in range(places.size):
+        for i in range(readers[p], readers[p + 1]):
+            k = end[reader[i]]
+            at[k], of[k] = p, weights[source[i]]
+            end[reader[i]] = k + 1
     return at, of
 
 
@@ -284,18 +290,14 @@ def _even_banks(indptr, indices, band, order, ends, tries):
 
 
 @nb.njit(cache=True, nogil=True)
-def _spread(ends, columns, most):
+def _spread(ends, columns, longest):
     """The column of each unit, and its place there: long units first, each to where it evens out the bands."""
     units, bands = ends.shape
-    size = np.zeros(units, np.int64)
-    for u in range(units):
-        for s in range(bands):
-            size[u] -= ends[u, s]
     load = np.zeros((columns, bands), np.int64)
     full = np.zeros(columns, np.int64)
     column, place = np.empty(units, np.int64), np.empty(units, np.int64)
     level = (units + columns - 1) // columns
-    for u in np.argsort(size, kind="mergesort"):
+    for u in longest:
         best, least = -1, 0
         for c in range(columns):
             if full[c] >= level:

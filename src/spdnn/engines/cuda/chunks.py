@@ -15,6 +15,7 @@ import numpy as np
 
 from ...groups import input_groups
 from ...network import SparseLayer
+from ...sorting import sort
 
 MOST_INPUTS, MOST_ENTRIES, MOST_WEIGHTS = 96, 2560, 2560
 """Of a chunk: so that two blocks of a multiprocessor of 228 KiB have one each in shared memory, for 256 rows."""
@@ -226,7 +227,7 @@ def _fill(indptr, indices, data, n_inputs, outputs, unit_start, total, step):
                     stamp[n] = c
                     inputs[end] = n
                     end += 1
-        inputs[begin:end].sort()
+        sort(inputs[begin:end])
         input_start[c + 1] = end
         for i in range(begin, end):
             where[inputs[i]] = i - begin

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...groups import input_groups
 from ...network import SparseLayer
+from ...sorting import sort
 from .chunks import LEAST_REUSE, assign, cut_groups
 from .places import loads
 
@@ -113,7 +114,7 @@ def _fill(indptr, indices, data, n_inputs, outputs, first, steps, table, slots, 
                     table[p, 4 + inputs] = n
                     inputs += 1
         table[p, 0] = inputs
-        table[p, 4 : 4 + inputs].sort()
+        sort(table[p, 4 : 4 + inputs])
         for i in range(inputs):
             where[table[p, 4 + i]] = i
         for s in range(first[p], first[p + 1]):
