@@ -409,7 +409,7 @@ inline void pass_if_done(Counter& counter) {
 typedef char* Place;
 inline Place place_of(const void* shared) { return (Place)shared; }
 inline unsigned load_u32(Place from) { return *(unsigned*)from; }
-inline float2 load_float2(Place from) { return *(float2*)from; }
+inline float load_float(Place from) { return *(float*)from; }
 inline float4 load_float4(Place from) { return *(float4*)from; }
 inline void barrier_init(Place barrier, unsigned many) {
   emulator::Counter& counter = *(emulator::Counter*)barrier;

@@ -19,6 +19,12 @@ def layer_of(inputs: int, fan_in: np.ndarray, seed: int = 0) -> SparseLayer:
     return SparseLayer(inputs, start, indices, random.normal(size=indices.size).astype(np.float32))
 
 
+def pairs_of(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs, counted from their band's first, and weights of pairs, (pairs, 2, 32) each."""
+    word, weight = entries[:, :32].astype(int), np.ascontiguousarray(entries[:, 32:]).view(np.float32)
+    return np.stack([word >> 4 & 0x3FFF, word >> 18], axis=1), weight.reshape(-1, 2, 32)
+
+
 def weights_of(cut: Bands, inputs: int, outputs: int, shape: Shape) -> np.ndarray:
     """float64 (inputs, outputs), as a kernel that reads the pairs in their order finds them."""
     found = np.zeros((inputs, outputs))
@@ -32,16 +38,15 @@ def weights_of(cut: Bands, inputs: int, outputs: int, shape: Shape) -> np.ndarra
             for u in range(units):
                 of = entries[at : at + cut.pairs[c, b, u]]
                 at += len(of)
-                index = np.ascontiguousarray(of[:, :32]).view(np.uint16).reshape(-1, 32, 2).astype(int)
-                assert np.array_equal(np.flatnonzero(index[:, 0, 0] & LAST), [len(of) - 1])
-                index = b * cut.band + (index & ~LAST)
-                weight = np.ascontiguousarray(of[:, 32:]).view(np.float32).reshape(-1, 32, 2)
+                assert np.array_equal(np.flatnonzero(of[:, 0] & LAST), [len(of) - 1])
+                index, weight = pairs_of(of)
+                index += b * cut.band
                 assert index.max(initial=0) < inputs
                 for lane, output in enumerate(cut.output[c, u]):
                     if output == NONE:
-                        assert not weight[:, lane].any()
+                        assert not weight[:, :, lane].any()
                     else:
-                        np.add.at(found[:, output], index[:, lane].ravel(), weight[:, lane].ravel())
+                        np.add.at(found[:, output], index[:, :, lane].ravel(), weight[:, :, lane].ravel())
             assert not entries[at:].any()
     return found
 
@@ -79,9 +84,8 @@ def test_outputs_of_a_unit_are_alike_and_lanes_read_different_banks():
     cut = cut_bands(layer, Shape(1640, 15, 20, 2, 4, 1))
     lanes = cut.pairs.sum(dtype=np.int64) * 64
     assert lanes < 1.35 * layer.nnz  # by themselves the longest of 32 would take 1.9 times
-    index = np.ascontiguousarray(cut.entries[..., :32]).view(np.uint16).reshape(-1, 4, 8, 2)
-    weight = np.ascontiguousarray(cut.entries[..., 32:]).view(np.float32).reshape(-1, 4, 8, 2)
-    index, used = index.transpose(0, 1, 3, 2).reshape(-1, 8), weight.transpose(0, 1, 3, 2).reshape(-1, 8) != 0
+    index, weight = pairs_of(cut.entries.reshape(-1, 96))
+    index, used = index.reshape(-1, 8), weight.reshape(-1, 8) != 0
     banks = [np.where(used, index % 8 == bank, False).sum(axis=1) for bank in range(8)]
     assert np.max(banks, axis=0).sum() * 8 < 1.75 * layer.nnz  # in any order 2.5 times
 

@@ -32,7 +32,8 @@ class BandRunner(StreamRunner):
         arguments = (
             packed.band_table, u32(first), array, u64(stride), u32(is_bits), out, u64(self._stride), keep, count, *rows,
         )  # fmt: skip
-        cluster, tiles = self._shape.cluster, self._capacity // self._tile
-        blocks = -(-tiles // cluster) * cluster * packed.parts_of[first]
+        cluster = self._shape.cluster
+        items = -(-self._capacity // (self._tile * cluster)) * packed.parts_of[first]
+        blocks = min(items, self._sms // cluster) * cluster
         self._bands((blocks,), (self._shape.warps * 32 + 32,), arguments, shared_mem=self._shared)
         self._input, self._next, self._listed = (out, self._width * self._neuron_bytes, False), self._next ^ 1, False

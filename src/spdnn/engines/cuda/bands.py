@@ -20,17 +20,17 @@ LEAST_CAPABILITY = 90
 """Of GPUs whose kernels have barriers that count bytes, and clusters."""
 ROWS = 4
 """Rows of a tile: a neuron of it is 16 bytes."""
-MOST_INPUTS = 1 << 15
-"""Of a band: an index has a bit to spare."""
-WARPS, UNITS = 15, 23
+MOST_INPUTS = 1 << 14
+"""Of a band: two of them, and a bit to spare, are a word."""
+WARPS, UNITS = 15, 21
 """Of a block, and of a warp: so that sums, and what is computed with, take the registers there are."""
-STAGE, DEPTH = 2, 4
-"""Pairs of a warp in a stage of the ring, and its stages."""
+STAGE, DEPTH = 4, 4
+"""Pairs of a warp in a stage of the ring, and its stages, a power of two: as much as is on its way meanwhile."""
 PAIR_BYTES = 384
 LANES = 32
 ENTRY_CYCLES, INPUT_CYCLES, GATHER_CYCLES = 0.45, 0.5, 1.3
 """Of a multiprocessor, for a tile, about: an entry's loads, bringing an input in, and reading one from L2 instead."""
-NONE, LAST = 0xFFFFFFFF, 0x8000
+NONE, LAST = 0xFFFFFFFF, 1
 TRIES = 250
 """Exchanges of outputs that are looked at for a unit: more make few conflicts fewer."""
 
@@ -66,9 +66,10 @@ class Bands:
     band : inputs of each band but the last. pairs : int64 (columns, bands, units), how many pairs of entries, one at
     least, the lanes of a warp take for a unit; a column is what a warp computes, those of a block make a part.
     start : uint32 (parts · bands + 1,), the first stage of each. entries : uint32 (stages, warps, shape.stage, 96), of
-    a pair two inputs for each lane, uint16 counted from the band's first, then two weights for each, float32; the
-    first index of a unit's last pair has the bit LAST. output : uint32 (columns, shape.units, 32), where outputs
-    stand, NONE for padding. place : where each output stands, or None: in the place of its number.
+    a pair two inputs for each lane, counted from the band's first, the first · 16 | the second << 18, with LAST in a
+    unit's last pair, then the weight of the first for each, float32, and that of the second. output : uint32 (columns,
+    shape.units, 32), where outputs stand, NONE for padding. place : where each output stands, or None: in the place of
+    its number.
     """
 
     band: int
@@ -388,11 +389,11 @@ def _fill(indptr, indices, data, band, order, pairs, stages, warp, begin, entrie
                         left[lane] -= 1
                         k = base[lane] + entry
                         harmless = indices[k] - s * band
-                        to[first + lane] |= np.uint32(harmless) << np.uint32(16 * half)
-                        to[32 + 2 * (first + lane) + half] = data[k]
+                        to[first + lane] |= np.uint32(harmless) << np.uint32(4 + 14 * half)
+                        to[32 + 32 * half + first + lane] = data[k]
                     for lane in range(8):  # a lane without an entry reads what another one reads
                         if of_lane[lane] < 0:
-                            to[first + lane] |= np.uint32(harmless) << np.uint32(16 * half)
+                            to[first + lane] |= np.uint32(harmless) << np.uint32(4 + 14 * half)
 
 
 @nb.njit(cache=True, nogil=True)

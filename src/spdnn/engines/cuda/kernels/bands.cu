@@ -4,15 +4,15 @@
 // registers, a lane UNITS of them. The CLUSTER blocks of a cluster compute the same outputs for a tile each: entries pass
 // through a ring of DEPTH stages in shared memory, of which each block brings a part for all of them.
 //
-// Definitions: WARPS, UNITS, CLUSTER, STAGE (pairs of entries a warp has in a stage), DEPTH.
+// Definitions: WARPS, UNITS, CLUSTER, STAGE (pairs of entries a warp has in a stage), DEPTH (a power of two).
 #include "common.cuh"
 #include "barriers.cuh"
 
 // Mirrors `pack.BANDED` in Python.
 struct Banded {
   const u32* start;    // (parts · bands + 1): the first stage of a block's outputs and a band
-  const u32* entries;  // (stages, WARPS, STAGE, 96): two inputs of each lane, u16 counted from the band's first, then
-                       // two weights of each lane; LAST in the index of the last pair of a unit
+  const u32* entries;  // (stages, WARPS, STAGE, 96): two inputs of each lane, counted from the band's first, the first · 16
+                       // | the second << 18, and LAST in a unit's last pair; the weight of the first; that of the second
   const u32* output;   // (parts · WARPS, UNITS, 32), NONE for padding
   const float* bias;   // null: bias0 everywhere
   float bias0, lower, upper;
@@ -21,7 +21,7 @@ struct Banded {
   u32 bias_all;
 };
 
-constexpr u32 LAST = 0x8000;
+constexpr u32 LAST = 1, INPUT = 0x3fff0;
 constexpr u32 AHEAD = 8;  // stages that are brought into the second-level cache before their turn
 
 constexpr u32 PAIR = 384, SLICE = STAGE * PAIR, STAGE_BYTES = WARPS * SLICE;
@@ -55,45 +55,46 @@ __device__ __forceinline__ void send(const Banded& layer, u32 items, u32 rank, P
   }
 }
 
+static_assert((DEPTH & DEPTH - 1) == 0, "a power of two");
+
 // A warp's way through the ring.
 struct Reader {
-  Place slice;  // the lane's first index in the ring
+  Place slice;  // the lane's first inputs in the ring
   Barriers barriers;
-  u32 slot = 0, turn = 0;
-  u32 stages = 0;     // to come in a band
-  u32 pair = STAGE;   // where in one: STAGE at its end
-  bool held = false;  // one
-  Place at = slice;   // of the next index
+  u32 passed = 0;  // stages in all
+  u32 stages = 0;  // to come of a band, with the one that is being read
+  Place at, stop;  // of the lane's next inputs, and where the stage ends
+
+  __device__ __forceinline__ void wait() {
+    const u32 slot = passed & DEPTH - 1;
+    at = slice + slot * STAGE_BYTES;
+    stop = at + SLICE;
+    barrier_wait(barriers.full(slot), passed / DEPTH & 1);
+  }
 
   // All lanes: from one stage to the next.
   __device__ __forceinline__ void advance(u32 lane) {
-    if (held) {
-      __syncwarp();
-      if (CLUSTER == 1) {
-        if (lane == 0) barrier_arrive(barriers.empty(slot));
-      } else if (lane < CLUSTER) {
-        barrier_arrive(barriers.empty(slot), lane);
-      }
-      if (++slot == DEPTH) slot = 0, turn++;
+    const u32 slot = passed & DEPTH - 1;
+    __syncwarp();
+    if (CLUSTER == 1) {
+      if (lane == 0) barrier_arrive(barriers.empty(slot));
+    } else if (lane < CLUSTER) {
+      barrier_arrive(barriers.empty(slot), lane);
     }
-    pair = 0;
-    at = slice + slot * STAGE_BYTES;
-    held = stages != 0;
-    if (!held) return;
-    stages--;
-    barrier_wait(barriers.full(slot), turn & 1);
+    passed++;
+    if (--stages) wait();
   }
 };
 
 struct Pair {
-  u32 index;
-  float2 weight;
+  u32 inputs;
+  float first, second;
 };
 
 // in_stride: bytes a tile of the input, bits or values; out_stride: values a tile of the output.
 // list: where row r of the input stands (null, or *identity: at r). alive[r] (null: not asked for) becomes 1 for rows with
-// a value that is not zero. Any grid of whole clusters will do; a cluster for every item, which come in order then, makes
-// the blocks that read the same inputs do so at about the same time.
+// a value that is not zero. Any grid of whole clusters will do: items come in order, so that blocks read the same inputs at
+// about the same time.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(WARPS * 32 + 32)
     bands(const Banded* layers, u32 l, const void* in, u64 in_stride, u32 is_bits, float* out, u64 out_stride,
           u8* alive, const u32* count, const u32* list, const u32* identity) {
@@ -102,7 +103,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(WAR
   __shared__ u64 all_barriers[2 * DEPTH + 2];
   float4* const band = (float4*)(memory + RING);
   const Barriers barriers = {place_of(all_barriers)};
-  const Banded layer = layers[l];
+  const Banded& layer = layers[l];
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, rank = blockIdx.x % CLUSTER, rows = *count;
   const bool copied = !is_bits && !(list && !*identity);
   const u32 tiles = (rows + 3) / 4, items = (tiles + CLUSTER - 1) / CLUSTER * layer.parts;
@@ -124,9 +125,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(WAR
     if (CLUSTER > 1) cluster_sync();
     return;
   }
-  Reader reader = {place_of(memory) + warp * SLICE + lane * 4, barriers};
-  const Place inputs = place_of(band);
+  const Place ring = place_of(memory);
+  Reader reader = {ring + warp * SLICE + lane * 4, barriers};
+  const Place inputs = ring + RING;
   u32 fills = 0;
+  const u32 units = layer.units;
   for (u32 item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
     const u32 part = item % layer.parts, column = part * WARPS + warp;
     const bool mine = item / layer.parts * CLUSTER + rank < tiles;
@@ -134,12 +137,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(WAR
     float4 sum[UNITS] = {};
     Pair next = {};
     const auto fetch = [&] {
-      if (reader.pair == STAGE) {
+      if (reader.at == reader.stop) {
         reader.advance(lane);
-        if (!reader.held) reader.at = inputs + 4 * lane;  // past a band's last one anything that nobody writes
+        if (!reader.stages) reader.at = inputs;  // past a band's last one anything that nobody writes
       }
-      next = {load_u32(reader.at), load_float2(reader.at + 128 + 4 * lane)};
-      reader.at += PAIR, reader.pair++;
+      next = {load_u32(reader.at), load_float(reader.at + 128), load_float(reader.at + 256)};
+      reader.at += PAIR;
     };
     for (u32 b = 0; b < layer.bands; b++) {
       const u32 first = b * layer.band, size = min(layer.band, layer.inputs - first);
@@ -172,23 +175,23 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(WAR
         }
         sync_some(WARPS * 32);
       }
+      reader.wait();
       fetch();
 #pragma unroll
       for (int u = 0; u < UNITS; u++) {
-        if (u >= layer.units) break;
+        if (u >= units) break;
         Pair now;
 #pragma unroll 1
         do {
           now = next;
           fetch();
-          const float4 x = load_float4(inputs + ((now.index & LAST - 1) << 4));
-          const float4 y = load_float4(inputs + (now.index >> 16 << 4));
-          multiply_add(sum[u], now.weight.x, x);
-          multiply_add(sum[u], now.weight.y, y);
-        } while (!(now.index & LAST));
+          const float4 x = load_float4(inputs + (now.inputs & INPUT));
+          const float4 y = load_float4(inputs + (now.inputs >> 14 & INPUT));
+          multiply_add(sum[u], now.first, x);
+          multiply_add(sum[u], now.second, y);
+        } while (!(now.inputs & LAST));
       }
-      while (reader.held) reader.advance(lane);  // other warps may need more
-      reader.pair = STAGE;
+      while (reader.stages) reader.advance(lane);  // other warps may need more
     }
     u32 seen = 0;
 #pragma unroll

@@ -13,20 +13,20 @@ __device__ __forceinline__ Place place_of(const void* shared) {
   return place;
 }
 
-// Loads are made in the order they are written in.
+// Loads are made in the order they are written in: volatile, so that the assembler keeps it as well.
 __device__ __forceinline__ u32 load_u32(Place from) {
   u32 x;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(from) : "memory");
+  asm volatile("ld.volatile.shared.u32 %0, [%1];" : "=r"(x) : "r"(from) : "memory");
   return x;
 }
-__device__ __forceinline__ float2 load_float2(Place from) {
-  float2 x;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(from) : "memory");
+__device__ __forceinline__ float load_float(Place from) {
+  float x;
+  asm volatile("ld.volatile.shared.f32 %0, [%1];" : "=f"(x) : "r"(from) : "memory");
   return x;
 }
 __device__ __forceinline__ float4 load_float4(Place from) {
   float4 x;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.volatile.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
                : "r"(from)
                : "memory");
