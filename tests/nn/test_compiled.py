@@ -87,3 +87,11 @@ def test_what_it_cannot_run_is_refused() -> None:
     double = SparseLayer(10, layer.indptr, layer.indices, layer.data.astype(np.float64), bias_rule="all")
     with pytest.raises(InputError, match="float32"):
         CompiledNetwork(SparseNetwork([double]))
+
+
+@pytest.mark.parametrize("widths", [[9, 5, 3], [101, 37, 20, 10], [784, 300, 100, 10]])
+def test_tiles_begin_at_a_cache_line(widths: list[int]) -> None:
+    """Else every vector takes two lines, and a network by luck a fifth longer than its twin."""
+    for seed in range(5):
+        *_, scratch = CompiledNetwork(network(widths, 0.2, seed))._tiles
+        assert scratch.ctypes.data % 64 == 0
