@@ -247,11 +247,35 @@ def test_a_dear_layer_loses_more_channels() -> None:
             first, second, _ = self.layers
             return {**dict.fromkeys(self.graph.spaces, 1e-3), first.writes: 5.0, second.writes: 1.0}
 
+        savings = prices
+
     graph = trace(mlp(6, 20, 20, 4), torch.randn(2, 6))
     first, second, _ = graph.layers.values()
     importance = {first.writes: np.linspace(1, 2, 20), second.writes: np.linspace(1, 2, 20)}
     gone = knapsack(Skewed(graph), {k: s.size for k, s in graph.spaces.items()}, importance, 60.0)
     assert gone[first.writes].sum() > gone[second.writes].sum()
+
+
+def test_the_time_term_shares_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It moves pressure between layers: the mean threshold is the same for every share of it."""
+    from spdnn.fssl import pruner
+
+    means = []
+    for time in (0.0, 1.0, 4.0):
+        thresholds = []
+
+        def note(norms, threshold, thresholds=thresholds):
+            thresholds.append(threshold.expand_as(norms))
+            return torch.ones_like(norms)
+
+        monkeypatch.setattr(pruner, "shrink_factors", note)
+        schedule = Schedule(0.0, 0.5, 0.5, every=100, prox_every=1, penalty=1e-4, time=time)
+        _, fssl, _, _, _ = started(Latency(0.5), schedule=schedule, latency=flops_model())
+        fssl.step()
+        means.append(float(torch.cat(thresholds).mean()))
+        assert len({float(t[0]) for t in thresholds}) == len(thresholds)  # layers differ
+    assert means == pytest.approx([means[0]] * 3, rel=1e-4)
+    assert means[0] > 0
 
 
 def test_step_before_prepare_and_bad_options_are_refused() -> None:

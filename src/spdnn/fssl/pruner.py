@@ -152,11 +152,12 @@ class Pruner:
         return sum(int(torch.count_nonzero(layer.module.weight[at])) for layer in self.graph.layers.values())
 
     def penalty(self, member: int = 0) -> dict[str, float]:
-        """The terms of the fused loss beside the error: `sparsity` λ_s·Ω, and `time` λ_t·(cost now / dense cost)."""
+        """The terms of the fused loss beside the error, which share its penalty: `sparsity` λ_s·Ω, and `time`
+        λ_t·(cost now / dense cost)."""
         goal, at = self.goals[member], self.members[member]
         plan = goal.schedule
         stage, progress = plan.stage(self.done, self.steps, structured=goal.structured)
-        press = plan.penalty * (progress if stage == "groups" else 0.0)
+        press = plan.penalty / (1 + plan.time) * (progress if stage == "groups" else 0.0)
         norms = sum(float(group_norms(self.graph, k)[at].sum()) for k in self.prunable())
         cost = goal.cost.total(self.counts(member)) / self.dense_cost[member]
         return {"sparsity": press * norms, "time": press * plan.time * cost}
@@ -237,8 +238,8 @@ class Pruner:
             thresholds = []
             for goal, prices, p in zip(self.goals, self._prices, press, strict=True):
                 mean_price = sum(prices[j] * channels[j] for j in spaces) / sum(channels.values())
-                time = goal.schedule.time * prices[k] / max(mean_price, 1e-30)
-                thresholds.append(p * (sizes[k] / mean_size + time))
+                time, dear = goal.schedule.time, prices[k] / max(mean_price, 1e-30)
+                thresholds.append(p * (sizes[k] / mean_size + time * dear) / (1 + time))
             norms = group_norms(self.graph, k)
             threshold = torch.tensor(thresholds, device=self.device, dtype=norms.dtype).reshape(*self.stack, 1)
             threshold = torch.minimum(threshold, 0.99 * norms.amax(-1, keepdim=True))  # the largest never dies

@@ -21,9 +21,11 @@ class Schedule:
         target has no stage 2: its stage 1 runs to weights_end.
     every : steps between decisions, which follow a budget that falls as 1 − (1 − t)³ (Zhu & Gupta 2017).
     prox_every : steps between proximal steps; each makes up for those left out.
-    penalty : λ_s, the weight of the group lasso at the end of its linear ramp, loss per unit of norm of a mean group.
-    time : λ_t / λ_s, the weight of the time term beside it: a group's threshold grows with what a channel of its layer
-        costs now. 0 leaves the cost to the budget alone.
+    penalty : λ_s + λ_t, the weights of the group lasso and of the time term at the end of their linear ramp, loss per
+        unit of norm of a mean group.
+    time : λ_t / λ_s: a group's threshold grows with what a channel of its layer costs now. A mean group's is the same
+        for every share, so that the time term shifts the pressure between layers and doesn't add to it. 0 leaves the
+        cost to the budget alone.
     l1 : the weight of ‖w‖₁ in stage 2. regrow : the share of the kept weights that stage 2 first exchanges at a
         decision for those with the largest gradients (Evci et al. 2020); falls to 0 as a cosine.
     score : what single weights are ranked by: |w| over all layers ("magnitude"); w² over the sum of squares of the
