@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spdnn.errors import FileFormatError, InputError
-from spdnn.fssl.budget import TimeCost, density_for
+from spdnn.fssl.budget import TimeCost, density_for, knapsack
 from spdnn.fssl.latency import (
     LatencyModel,
     Shape,
@@ -150,6 +151,25 @@ def test_what_fills_a_panel_costs_nothing() -> None:
     assert model.layer(21, 90) == pytest.approx(1 + 0.01 * 24 * 96, rel=0.01)
     assert model.slopes(33, 17)[1] == pytest.approx(0.01 * 36, rel=0.05)
     assert min(model.slopes(5, 5)) > 0
+
+
+def test_a_channel_that_begins_a_panel_saves_the_panel() -> None:
+    shapes = [Shape(a, b, a * b) for a in (8, 16, 40, 64, 100) for b in (8, 16, 40, 64, 100)]
+    padded = lambda s: -(-s.inputs // 4) * 4 * -(-s.outputs // 16) * 16  # noqa: E731
+    model = LatencyModel(tuple(Timed(s, 1 + 0.01 * padded(s)) for s in shapes), {"multiples": [4, 16]})
+    graph = trace(mlp(64, 49, 40, 10), torch.randn(2, 64))
+    cost = TimeCost(graph, model)
+    counts = {k: space.size for k, space in graph.spaces.items()}
+    k = graph.layers["0"].writes
+    saved = cost.total(counts) - cost.total({**counts, k: 48})
+    assert cost.savings(counts)[k] == pytest.approx(saved)
+    assert cost.savings({**counts, k: 50})[k] == pytest.approx(saved / 2)
+    panel = cost.total({**counts, k: 48}) - cost.total({**counts, k: 32})
+    assert cost.savings({**counts, k: 48})[k] == pytest.approx(panel / 16)
+    importance = {j: np.linspace(1, 2, counts[j]) for j in (k, graph.layers["2"].writes)}
+    gone = knapsack(cost, counts, importance, cost.total(counts) - 0.5 * saved)
+    assert gone[k].sum() == 1  # rather than eight of the other layer, of which none alone saves anything
+    assert not gone[graph.layers["2"].writes].any()
 
 
 def test_measured_time_says_how_dense_to_be() -> None:

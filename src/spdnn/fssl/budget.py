@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,6 +65,10 @@ class Cost(Protocol):
         """What one channel of each space costs: the derivative of the total."""
         ...
 
+    def savings(self, counts: Counts) -> dict[int, float]:
+        """What giving up a channel of each space saves, on the way to the next count at which the total falls."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class WeightCost:
@@ -80,6 +85,9 @@ class WeightCost:
             found[layer.reads] += counts[layer.writes]
             found[layer.writes] += counts[layer.reads]
         return found
+
+    def savings(self, counts: Counts) -> dict[int, float]:
+        return self.prices(counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +125,18 @@ class TimeCost:
         if fewer < counts[k]:
             saved = self._input(counts, counts[k]) - self._input(counts, fewer)
             found[k] += max(saved, 0.0) / (counts[k] - fewer)
+        return found
+
+    def savings(self, counts: Counts) -> dict[int, float]:
+        """The prices, but where layers take as long as those of the next multiples: a channel's share of what is saved
+        by giving up all down to the multiple below, so that the few that begin a panel are dear."""
+        found = self.prices(counts)
+        multiple = math.lcm(*self.model.multiples)
+        for k in found:
+            fewer = (counts[k] - 1) // multiple * multiple
+            if multiple > 1 and fewer > 0 and k != self.graph.input_space:
+                saved = self.total(counts) - self.total({**counts, k: fewer})
+                found[k] = max(saved, 0.0) / (counts[k] - fewer)
         return found
 
     @property
@@ -191,6 +211,9 @@ class GuidedCost:
     def prices(self, counts: Counts) -> dict[int, float]:
         return self.guide.prices(counts)
 
+    def savings(self, counts: Counts) -> dict[int, float]:
+        return self.guide.savings(counts)
+
 
 def knapsack(
     cost: Cost, counts: Counts, importance: Mapping[int, np.ndarray], budget: float, *, least: int = 1
@@ -198,7 +221,7 @@ def knapsack(
     """Choose channels to give up so that the cost of the others is within the budget and nothing more would fit.
 
     counts : channels alive in every space. importance : float (channels,) for each space that may lose some, NaN for
-    channels already dead. Greedy by importance per price, prices renewed as channels go; then given-up channels that
+    channels already dead. Greedy by importance per saving, savings renewed as channels go; then given-up channels that
     still fit are taken back, the most important first. `least` channels of a space always stay.
 
     Returns bool (channels,) for each space: which go. Raises InputError where even the least costs more than that.
@@ -209,22 +232,23 @@ def knapsack(
     removed: list[tuple[float, int, int]] = []
     renew = max(1, sum(map(len, order.values())) // 400)
     while (total := cost.total(counts)) > budget:
-        prices = cost.prices(counts)
+        prices, savings = cost.prices(counts), cost.savings(counts)
         if total - budget < 2 * renew * max((prices[k] for k in order), default=0.0):
             renew = 1
         for _ in range(renew):
-            scores = {
-                k: float(importance[k][order[k][taken[k]]]) / max(prices[k], 1e-30)
+            worth = {
+                k: float(importance[k][order[k][taken[k]]])
                 for k in order
                 if counts[k] > least and taken[k] < len(order[k])
             }
+            scores = {k: value / max(savings[k], 1e-30) for k, value in worth.items()}
             if not scores:
                 raise InputError(
                     f"The budget {budget:.4g} can't be met: with {least} channel(s) per layer the cost is "
                     f"{cost.total(counts):.4g}. Ask for less."
                 )
             k = min(scores, key=scores.__getitem__)
-            removed.append((scores[k], k, int(order[k][taken[k]])))
+            removed.append((worth[k] / max(prices[k], 1e-30), k, int(order[k][taken[k]])))
             taken[k] += 1
             counts[k] -= 1
     gone = {k: np.zeros(values.size, bool) for k, values in importance.items()}

@@ -252,6 +252,11 @@ class LatencyModel:
         return (math.ceil(inputs / a) * a, math.ceil(outputs / b) * b) if form == "dense" else (inputs, outputs)
 
     @property
+    def multiples(self) -> tuple[int, int]:
+        """Of inputs and outputs, up to which dense layers are filled."""
+        return self._multiples  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
     def overhead(self) -> float:
         """Milliseconds of a call, whatever the network."""
         return getattr(self, "_overhead", 0.0)
