@@ -256,6 +256,24 @@ def test_a_dear_layer_loses_more_channels() -> None:
     assert gone[first.writes].sum() > gone[second.writes].sum()
 
 
+def test_tiles_are_of_neurons_that_live() -> None:
+    """Neurons that stage 1 left stand side by side in the tiles of stage 2, whatever went between them."""
+    schedule = Schedule(0.1, 0.5, 0.8, every=5, prox_every=2, shrink=1.0)
+    model, fssl, optimizer, x, y = started(Sparsity(0.8, groups=0.6, tile=(2, 1)), schedule=schedule)
+    train(model, fssl, optimizer, x, y, STEPS // 2)
+    first = fssl.pruner.graph.layers["0"]
+    living = fssl.pruner.alive[first.writes].nonzero().flatten()
+    assert 2 < len(living) < 10
+    assert bool((living[1::2] - living[: len(living) // 2 * 2 : 2] > 1).any())  # some in between are gone
+    train(model, fssl, optimizer, x, y, STEPS // 2)
+    rows = first.module.weight[living] != 0
+    kept = fssl.pruner.alive[first.writes][living]
+    for one, other in zip(range(0, len(living) - 1, 2), range(1, len(living), 2), strict=True):
+        if kept[one] and kept[other]:
+            assert torch.equal(rows[one], rows[other])
+    assert not bool(rows.all())
+
+
 def test_the_time_term_shares_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
     """It moves pressure between layers: the mean threshold is the same for every share of it."""
     from spdnn.fssl import pruner

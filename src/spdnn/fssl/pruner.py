@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..errors import InputError
 from .budget import Cost, Latency, Target, knapsack
@@ -48,6 +47,9 @@ class Goal:
 class Pruner:
     """Which channels live (`alive`, bool (…, channels) by space) and which weights (`masks`, bool by layer).
 
+    Where stage 2 removes tiles, `places` (int64, by space) says where channels stand in them: those that live when it
+    begins stand side by side, so that tiles are whole in the network that is cut to them.
+
     graph : its layers' weights are changed in place. goals : one, or one per member of stacked weights.
     keep_zeros : weights that are zero now stay zero: a network that starts sparse.
     """
@@ -68,6 +70,9 @@ class Pruner:
         if any(goal.schedule.score == "fisher" and not goal.structured for goal in self.goals):
             layers = graph.layers.values()
             self.curvature = {x.name: torch.zeros_like(x.module.weight, requires_grad=False) for x in layers}
+        self.places: dict[int, torch.Tensor] = {}
+        if any(_tile(goal) != (1, 1) for goal in self.goals):
+            self.places = {k: self._full((n,), 0) + torch.arange(n, device=self.device) for k, n in sizes.items()}
         self.masks: dict[str, torch.Tensor] = {}
         self._held: dict[str | int, torch.Tensor] = {}  # by layer, by space
         if keep_zeros:
@@ -169,6 +174,8 @@ class Pruner:
             self.alive[k] = self.alive[k].index_select(-1, index)
             if k in self.importance:
                 self.importance[k] = self.importance[k].index_select(-1, index)
+            if k in self.places:
+                self.places[k] = self.places[k].index_select(-1, index)
         for table in (self.masks, self.support, self.curvature):
             for name, mask in table.items():
                 layer = self.graph.layers[name]
@@ -178,7 +185,7 @@ class Pruner:
         self._settle()
 
     def state_dict(self) -> dict[str, Any]:
-        tables = {"alive": self.alive, "importance": self.importance}
+        tables = {"alive": self.alive, "importance": self.importance, "places": self.places}
         tables |= {"masks": self.masks, "support": self.support, "curvature": self.curvature}
         return {
             "done": self.done,
@@ -198,8 +205,8 @@ class Pruner:
         self.done, self.dense_cost = state["done"], list(state["dense_cost"])
         self.dense_weights, self.entries = state["dense_weights"], list(state["entries"])
         self._prices = [{int(k): v for k, v in prices.items()} for prices in state["prices"]]
-        for name in ("alive", "importance"):
-            setattr(self, name, {int(k): v.to(self.device) for k, v in state[name].items()})
+        for name in ("alive", "importance", "places"):
+            setattr(self, name, {int(k): v.to(self.device) for k, v in state.get(name, {}).items()})
         for name in ("masks", "support", "curvature"):
             setattr(self, name, {k: v.to(self.device) for k, v in state[name].items()})
         self._held.clear()
@@ -285,31 +292,35 @@ class Pruner:
         """reach : see `_reach`."""
         goal, at = self.goals[m], self.members[m]
         layers = self._free_layers()
-        tile = (1, 1) if isinstance(goal.target, Latency) else goal.target.tile
+        if not self.entries[m]:  # stage 2 begins
+            self.entries[m] = self._entries(m)
+            for k, places in self.places.items():
+                places[at] = (self.alive[k][at].cumsum(0) - 1).clamp(min=0)
         fed, read = reach
         useful = {k: fed[k][at] & read[k][at] & self.alive[k][at] for k in fed}
         active, scores, slopes, sizes = [], [], [], []
-        for layer in layers:
+        grids = [self._grid(layer, m) for layer in layers]
+        for layer, grid in zip(layers, grids, strict=True):
             weight = layer.module.weight[at]
             mask = self._mask(layer.name)[at] & useful[layer.writes][:, None] & useful[layer.reads]
             may = self.support[layer.name][at] if layer.name in self.support else torch.ones_like(mask)
             may = may & self.alive[layer.writes][at][:, None] & self.alive[layer.reads][at]
             slope = torch.zeros_like(weight) if layer.module.weight.grad is None else layer.module.weight.grad[at]
-            n = _tiles(mask.to(weight.dtype), tile)
+            n = _tiles(mask.to(weight.dtype), grid)
             active.append(n.flatten() > 0)
             value = weight.abs()
             if goal.schedule.score == "fisher":
                 value = value.square() * self.curvature[layer.name][at]
-            score = (_tiles(value * mask, tile) / n.clamp(min=1)).flatten()
+            score = (_tiles(value * mask, grid) / n.clamp(min=1)).flatten()
             scores.append(_lamp(score) if goal.schedule.score == "lamp" else score)
-            slopes.append((_tiles(slope.abs() * may, tile) / _tiles(may.to(weight.dtype), tile).clamp(min=1)).flatten())
-            sizes.append(_tiles(may.to(weight.dtype), tile).flatten())
+            places = _tiles(may.to(weight.dtype), grid)
+            slopes.append((_tiles(slope.abs() * may, grid) / places.clamp(min=1)).flatten())
+            sizes.append(places.flatten())
         score = torch.where(torch.cat(active), torch.cat(scores), -1.0)
         size = torch.cat(sizes)
         ignored = sum(x.module.weight[at].numel() for x in self.graph.layers.values() if x.ignored)
         if isinstance(goal.target, Latency):
             assert goal.target.density is not None
-            self.entries[m] = self.entries[m] or self._entries(m)
             keep = int(budget_at(progress, 1.0, goal.target.density) * self.entries[m])
         else:
             removed = goal.target.removed
@@ -321,13 +332,19 @@ class Pruner:
             slope = torch.where(chosen, -1.0, torch.where(size > 0, torch.cat(slopes), -1.0))
             chosen |= _best(slope, size, keep - int(size[chosen].sum()))
         start = 0
-        for layer, part in zip(layers, sizes, strict=True):
+        for layer, grid, part in zip(layers, grids, sizes, strict=True):
             weight = layer.module.weight[at]
-            mask = _untile(chosen[start : start + part.numel()], tile, weight.shape)
+            mask = _untile(chosen[start : start + part.numel()], grid, weight.shape)
             if layer.name in self.support:
                 mask = mask & self.support[layer.name][at]
             start += part.numel()
             self.masks.setdefault(layer.name, self._mask(layer.name))[at] = mask
+
+    def _grid(self, layer: Layer, m: int) -> Grid | None:
+        (height, width), at = _tile(self.goals[m]), self.members[m]
+        if (height, width) == (1, 1):
+            return None
+        return self.places[layer.writes][at] // height, self.places[layer.reads][at] // width
 
     def _entries(self, m: int) -> int:
         """Places for weights between living channels, but for those of ignored layers."""
@@ -395,19 +412,28 @@ def _lamp(magnitude: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(magnitude).scatter_(0, order, (squares / rest.clamp(min=1e-300)).to(magnitude.dtype))
 
 
-def _tiles(values: torch.Tensor, tile: tuple[int, int]) -> torch.Tensor:
-    """Sums over tiles: (outputs, inputs) to (tile rows, tile columns)."""
-    if tile == (1, 1):
+Grid = tuple[torch.Tensor, torch.Tensor]
+"""Which row of tiles each output is in, int64 (outputs,), and which column each input."""
+
+
+def _tile(goal: Goal) -> tuple[int, int]:
+    return (1, 1) if isinstance(goal.target, Latency) else goal.target.tile
+
+
+def _tiles(values: torch.Tensor, grid: Grid | None) -> torch.Tensor:
+    """Sums over tiles: (outputs, inputs) to (tile rows, tile columns). None: every weight is one."""
+    if grid is None:
         return values
-    height, width = tile
-    padded = nn.functional.pad(values, (0, -values.shape[1] % width, 0, -values.shape[0] % height))
-    return padded.view(padded.shape[0] // height, height, -1, width).sum((1, 3))
+    rows, columns = grid
+    found = values.new_zeros(int(rows.max()) + 1, values.shape[1]).index_add_(0, rows, values)
+    return found.new_zeros(found.shape[0], int(columns.max()) + 1).index_add_(1, columns, found)
 
 
-def _untile(chosen: torch.Tensor, tile: tuple[int, int], shape: torch.Size) -> torch.Tensor:
-    height, width = tile
-    grid = chosen.view(-(-shape[0] // height), -(-shape[1] // width))
-    return grid.repeat_interleave(height, 0).repeat_interleave(width, 1)[: shape[0], : shape[1]]
+def _untile(chosen: torch.Tensor, grid: Grid | None, shape: torch.Size) -> torch.Tensor:
+    if grid is None:
+        return chosen.view(shape)
+    rows, columns = grid
+    return chosen.view(int(rows.max()) + 1, -1)[rows][:, columns]
 
 
 def _best(score: torch.Tensor, size: torch.Tensor, budget: int) -> torch.Tensor:
