@@ -71,10 +71,12 @@ DECISION = 0.015
 TARGET_RATIOS = {"cpu1": (0.5, 0.35, 0.26), "cpu128": (0.12, 0.06, 0.035)}
 """Of the dense network's time on a target, for networks tuned for it that are timed on all."""
 GPU_RATIOS = (0.35, 0.25, 0.18)
-SPLIT_REMOVED = (0.9, 0.95, 0.976, 0.9885)
-SPLIT_RATIOS = {"cpu1": (0.13, 0.105, 0.085, 0.07), "cpu128": (0.1, 0.07, 0.05, 0.036),
-                "cuda60000": (0.6, 0.46, 0.36, 0.28)}  # fmt: skip
+SPLIT_REMOVED = (0.9, 0.94, 0.964, 0.978, 0.988)
+SPLIT_RATIOS = {"cpu1": (0.12, 0.105, 0.092, 0.083, 0.075), "cpu128": (0.116, 0.092, 0.073, 0.057, 0.043),
+                "cuda60000": (0.6, 0.48, 0.4, 0.33, 0.28)}  # fmt: skip
 """What networks of `split` that are tuned for nothing remove, and those tuned for a target keep of its dense time."""
+SPLIT_TILES = (0.87, 0.92, 0.953, 0.971, 0.984)
+"""What they remove in tiles of four outputs, of which the compiled call brings in the inputs once."""
 MORE = 0.9
 """The weight of the teacher's answers that is tried beside the usual one."""
 
@@ -89,7 +91,7 @@ class Setting:
     together : time.time() at which processes that share a GPU find out how fast they are; with it, processes whose
         methods are compared agree on the least epochs any of them can afford. hurry : how much faster than then they
         will be on the whole, as the others end earlier.
-    variants : of `m500` and `radix`, also other schedules and more distillation, to choose among by held-out images.
+    variants : of `m500`, `radix` and `split`, also other settings, to choose among by held-out images.
     times_later : keep the networks, time none. tables : a folder of latency tables, `DEVICE-BATCH-WIDEST.json`.
     """
 
@@ -178,22 +180,57 @@ def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
     Returns the jobs, and the name of the curve of accuracy against time that each is a point of.
     """
     options: dict[str, Any] = {"norm": setting.norm, "schedule": setting.schedule}
-    shares = {"off": setting.groups, "off-0.95": 0.95}
-    points = 4 if setting.epochs["split"] > 2 else 1
+    points = 5 if setting.epochs["split"] > 2 else 1
     removals = SPLIT_REMOVED[:points]
-    jobs = [Job(target=Sparsity(r, groups=share), **options) for share in shares.values() for r in removals]
-    curves = [name for name in shares for _ in removals]
+    curves: dict[str, list[Job]] = {}
+    for name, share in {"off": setting.groups, "off-0.95": 0.95}.items():
+        curves[name] = [Job(target=Sparsity(r, groups=share), **options) for r in removals]
     for device, batch in setting.targets:
-        name = f"{device}{batch}"
+        name, on = f"{device}{batch}", {"target_device": device, "target_batch": batch, **options}
         tried: dict[str, tuple[str, float | None]] = {name: ("fssl", None), f"{name}-shuffled": ("shuffled", None)}
         if name != "cpu128":  # where dense networks are chosen, also channels priced by weights
             tried[f"{name}-lasso"] = ("lasso", 1.0)
         for curve, (method, density) in tried.items():
-            for ratio in SPLIT_RATIOS[name][:points]:
-                target: dict[str, Any] = {"target_device": device, "target_batch": batch}
-                jobs.append(Job(method=method, target=Latency(ratio, density), **target, **options))
-                curves.append(curve)
-    return jobs, curves
+            curves[curve] = [Job(method=method, target=Latency(r, density), **on) for r in SPLIT_RATIOS[name][:points]]
+        shuffled = [Job(method="shuffled", target=Sparsity(r, groups=setting.groups), **on) for r in removals]
+        curves[f"off-shuffled-{name}"] = shuffled
+    return [job for jobs in curves.values() for job in jobs], [name for name, jobs in curves.items() for _ in jobs]
+
+
+def split_variants(setting: Setting) -> tuple[list[Job], list[str]]:
+    """Other settings of `split_jobs`, to choose among by held-out images."""
+    options: dict[str, Any] = {"norm": setting.norm}
+    plan = setting.schedule
+    few = slice(0, None, 2) if setting.epochs["split"] > 2 else slice(1)
+    curves: dict[str, list[Job]] = {}
+
+    def sparse(name: str, removed: Sequence[float] = SPLIT_REMOVED, schedule: Schedule = plan, **target: Any) -> None:
+        target.setdefault("groups", setting.groups)
+        curves[name] = [Job(target=Sparsity(r, **target), schedule=schedule, **options) for r in removed[few]]
+
+    def timed(
+        name: str, at: str, density: float | None = None, method: str = "fssl", schedule: Schedule = plan
+    ) -> None:
+        device, batch = next(t for t in setting.targets if f"{t[0]}{t[1]}" == at)
+        on = {"target_device": device, "target_batch": batch, "schedule": schedule, **options}
+        curves[name] = [Job(method=method, target=Latency(r, density), **on) for r in SPLIT_RATIOS[at][few]]
+
+    for share in (0.65, 0.88):
+        sparse(f"off-{share:g}", groups=share)
+    for share in (0.7, 0.8, 0.9):
+        sparse(f"tiles-{share:g}", SPLIT_TILES, groups=share, tile=(4, 1))
+    for density in (0.07, 0.14, 0.2):
+        timed(f"cpu128-{density:g}", "cpu128", density)
+    timed("cpu128-lasso", "cpu128", method="lasso")
+    for penalty in (0.0, 0.1):
+        changed = replace(plan, penalty=penalty)
+        sparse(f"off-penalty{penalty:g}", schedule=changed)
+        for device, batch in setting.targets:
+            timed(f"{device}{batch}-penalty{penalty:g}", f"{device}{batch}", schedule=changed)
+    for at in [f"{device}{batch}" for device, batch in setting.targets if (device, batch) != ("cpu", 128)]:
+        timed(f"{at}-early", at, schedule=replace(plan, **_ends(0.35)))
+        timed(f"{at}-late", at, schedule=replace(plan, **_ends(0.6)))
+    return [job for jobs in curves.values() for job in jobs], [name for name, jobs in curves.items() for _ in jobs]
 
 
 def time_jobs(
@@ -683,13 +720,22 @@ class Campaign:
     def split(self) -> None:
         """How dense to be inside chosen by measured time or not, tuned for every target, to be timed on all."""
         jobs, curves = split_jobs(self.setting)
-        models = [self.engine_model(j) if isinstance(j.target, Latency) else None for j in jobs]
+        usual = len(jobs)
+        if self.setting.variants:
+            more, names = split_variants(self.setting)
+            jobs, curves = jobs + more, curves + names
+        knows = lambda job: isinstance(job.target, Latency) or job.method == "shuffled"  # noqa: E731
+        models = [self.engine_model(job) if knows(job) else None for job in jobs]
         recipe = self.setting.recipe("split")
         if self.setting.epochs["split"] > 2:  # as good as 128 at the same epochs, in half the steps
             recipe = replace(recipe, batch=256, rate=1.5 * recipe.rate)
         found = self.fleet("split", jobs, models=models, recipe=recipe)
         facts = [{"curve": curve} for curve in curves for _ in self.setting.seeds]
-        self.record("split", found, 266200, facts=facts)
+        first = usual * len(self.setting.seeds)
+        self.record("split", found[:first], 266200, facts=facts[:first])
+        if self.setting.variants:
+            facts = [{**f, "label": f"{label_of(one.job)}-{f['curve']}"} for f, one in zip(facts, found, strict=True)]
+            self.record("split-variants", found[first:], 266200, facts=facts[first:])
 
     def engine_model(self, job: Job) -> LatencyModel:
         """Of the engine that is fastest on a job's target: on the CPU one compiled call, on a GPU PyTorch's layers."""
@@ -1123,10 +1169,13 @@ def label_of(job: Job) -> str:
             parts.append(f"structured-penalty{job.schedule.penalty:g}")
         elif job.method == "fssl":
             parts.append(f"groups{job.target.groups:g}")
+            parts += ["tile" + "x".join(map(str, job.target.tile))] * (job.target.tile != (1, 1))
             usual = Setting("cpu", [], {}).schedule
             for key, name in (("weights_end", "end"), ("penalty", "penalty"), ("regrow", "regrow")):
                 value = getattr(job.schedule, key)
                 parts += [f"{name}{value:g}"] * (value != getattr(usual, key))
+        elif job.method == "shuffled":
+            parts.append(f"groups{job.target.groups:g}-{job.target_device}{job.target_batch}")
     parts += [f"distill{job.recipe.distill:g}"] * (job.recipe.distill not in (0, Setting.distill))
     return "-".join([*parts, *["plain"] * (not job.norm)])
 
@@ -1219,7 +1268,7 @@ def main() -> None:
     parser.add_argument("--structured-penalty", type=float, default=0.2, help="where only whole neurons are removed")
     parser.add_argument("--regrow", type=float, default=0.1)
     parser.add_argument("--every", type=int, default=400, help="steps between decisions")
-    parser.add_argument("--variants", action="store_true", help="other settings of m500 and radix, to choose among")
+    parser.add_argument("--variants", action="store_true", help="other settings of m500, radix, split, to choose among")
     parser.add_argument("--end", type=float, default=0.5, help="share of the training after which masks are fixed")
     parser.add_argument("--structured-end", type=float, default=0.35)
     parser.add_argument("--hold", type=float, default=0.5, help="share of the training before the learning rate falls")

@@ -60,7 +60,9 @@ def test_parts_share_a_device(tmp_path) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert {r["batch"] for r in json.loads((tmp_path / "fssl-latency-model-compiled.json").read_text())} == {1, 128}
     trained = json.loads((tmp_path / "fssl-split.json").read_text())
-    assert {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu1-shuffled", "cpu128"} <= {r["curve"] for r in trained}
+    assert {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu1-shuffled", "cpu128", "off-shuffled-cpu1"} <= {
+        r["curve"] for r in trained
+    }
     assert all(0 < r["density"] <= 1 for r in trained if r["curve"].startswith("cpu"))
     timed = json.loads((tmp_path / "cpu" / "fssl-split.json").read_text())
     assert len(timed) == len(trained)

@@ -51,7 +51,8 @@ def goal_of(
 
     A latency target is one budget of modelled time for all methods; they differ in the prices that they choose
     channels by: the time's derivative ("fssl"), weights ("lasso"), multiplications ("flops"), a shuffled table's.
-    For "lasso" a sparsity is by whole channels. Raises InputError for targets a method can't have.
+    With a sparsity a shuffled table's prices guide a budget of weights, its density left as without the time term. For
+    "lasso" a sparsity is by whole channels. Raises InputError for targets a method can't have.
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
@@ -75,6 +76,8 @@ def goal_of(
         schedule = replace(schedule, time=0.0) if method == "lasso" else schedule
         dense = TimeCost(graph, latency).total({k: space.size for k, space in graph.spaces.items()})
         return Goal(target, schedule, time if method == "fssl" else GuidedCost(time, guide), dense)
+    if method == "shuffled" and latency is not None:
+        return Goal(target, schedule, GuidedCost(weights, TimeCost(graph, latency.shuffled(seed))))
     if method in ("flops", "shuffled"):
         raise InputError(f"Method {method!r} needs a latency target.")
     if method == "magnitude":
