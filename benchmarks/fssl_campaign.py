@@ -222,14 +222,16 @@ def split_variants(setting: Setting) -> tuple[list[Job], list[str]]:
     for density in (0.07, 0.14, 0.2):
         timed(f"cpu128-{density:g}", "cpu128", density)
     timed("cpu128-lasso", "cpu128", method="lasso")
-    for penalty in (0.0, 0.1):
-        changed = replace(plan, penalty=penalty)
-        sparse(f"off-penalty{penalty:g}", schedule=changed)
-        for device, batch in setting.targets:
-            timed(f"{device}{batch}-penalty{penalty:g}", f"{device}{batch}", schedule=changed)
-    for at in [f"{device}{batch}" for device, batch in setting.targets if (device, batch) != ("cpu", 128)]:
-        timed(f"{at}-early", at, schedule=replace(plan, **_ends(0.35)))
-        timed(f"{at}-late", at, schedule=replace(plan, **_ends(0.6)))
+    targets = [f"{device}{batch}" for device, batch in setting.targets]
+    changes: dict[str, dict[str, Any]] = {"penalty0": {"penalty": 0.0}, "inputs3": {"inputs": 3.0}}
+    for key, change in changes.items():
+        sparse(f"off-{key}", schedule=replace(plan, **change))
+        for at in targets:
+            timed(f"{at}-{key}", at, schedule=replace(plan, **change))
+    timed("cpu1-inputs9", "cpu1", schedule=replace(plan, inputs=9.0))
+    for at in targets:
+        if at != "cpu128":
+            timed(f"{at}-early", at, schedule=replace(plan, **_ends(0.35)))
     return [job for jobs in curves.values() for job in jobs], [name for name, jobs in curves.items() for _ in jobs]
 
 

@@ -281,7 +281,8 @@ class Pruner:
             if not isinstance(target, Latency) and target.structured and progress[m] == 1.0:
                 budget = float(np.floor(budget + 1e-6))
             counts = {k: int(values[at].sum()) for k, values in alive.items()}
-            choice = {k: np.where(alive[k][at], importance[k][at], np.nan) for k in spaces}
+            scale = {self.graph.input_space: goal.schedule.inputs}
+            choice = {k: np.where(alive[k][at], importance[k][at] * scale.get(k, 1.0), np.nan) for k in spaces}
             for k, gone in knapsack(goal.cost, counts, choice, budget).items():
                 alive[k][at] &= ~gone
             self._prices[m] = goal.cost.prices({k: int(values[at].sum()) for k, values in alive.items()})
