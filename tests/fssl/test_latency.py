@@ -153,6 +153,13 @@ def test_what_fills_a_panel_costs_nothing() -> None:
     assert min(model.slopes(5, 5)) > 0
 
 
+def test_picking_costs_what_it_was_measured_to_cost() -> None:
+    picks = [Timed(Shape(784, k, k, "select"), 0.01 + 1e-3 * k**0.5) for k in (8, 32, 104, 200, 400, 720)]
+    model = LatencyModel((*MODEL.table[:20], *picks))
+    for k in (16, 104, 300):
+        assert model.select(k) == pytest.approx(0.01 + 1e-3 * k**0.5, rel=0.01)
+
+
 def test_a_channel_that_begins_a_panel_saves_the_panel() -> None:
     shapes = [Shape(a, b, a * b) for a in (8, 16, 40, 64, 100) for b in (8, 16, 40, 64, 100)]
     padded = lambda s: -(-s.inputs // 4) * 4 * -(-s.outputs // 16) * 16  # noqa: E731

@@ -199,7 +199,8 @@ class LatencyModel:
         (`compiled_model`): what their layers share, the call, is `overhead`, and the input is always picked from.
 
     Where `facts` has "multiples", (of inputs, of outputs), a dense layer takes as long as one whose widths are the next
-    multiples: what fills them up costs nothing.
+    multiples: what fills them up costs nothing. Where it has "together", so many neighbouring inputs are brought in at
+    once, whether one of them is read or all.
     """
 
     table: tuple[Timed, ...]
@@ -220,7 +221,10 @@ class LatencyModel:
         for form in (*FORMATS, "select"):
             rows = [t for t in self.table if t.shape.format == form]
             if rows:
-                basis = np.stack([self._basis(t.shape, form) for t in rows])
+                shapes = [t.shape for t in rows]
+                if form == "select":  # by its columns, whatever they are picked from
+                    shapes = [Shape(s.outputs, s.outputs, s.outputs, form) for s in shapes]
+                basis = np.stack([self._basis(shape, form) for shape in shapes])
                 ms = np.array([t.ms for t in rows])
                 fits[form] = nnls(basis / ms[:, None], np.ones(len(rows)))[0]
         return fits
@@ -430,7 +434,7 @@ def compiled_model(
     """
     from ..data import cache_folder
     from ..nn.compiled import SINGLE
-    from ..nn.compiled_kernels import PANEL, UNROLLED
+    from ..nn.compiled_kernels import COLUMNS, PANEL, UNROLLED
 
     key: dict[str, Any] = {**latency_key("cpu", batch), "threads": 1, "widest": limit, "engine": "spdnn-compiled"}
     name = "-".join(str(v) for v in (*key.values(), inputs, outputs, chains, seed)).replace("/", "-").lower()
@@ -447,6 +451,8 @@ def compiled_model(
     timed = tuple(TimedChain(layers, float(ms)) for layers, ms in zip(shapes, times, strict=True))
     if batch <= SINGLE:  # rows one by one: dense layers in panels
         key["multiples"] = [UNROLLED, PANEL]
+    else:
+        key["together"] = COLUMNS
     model = LatencyModel((), key, timed)
     if cache:
         model.save(path)
