@@ -256,6 +256,25 @@ def test_a_dear_layer_loses_more_channels() -> None:
     assert gone[first.writes].sum() > gone[second.writes].sum()
 
 
+def test_inputs_brought_in_together_go_together() -> None:
+    inputs, run, flops = 48, 8, flops_model()
+    broken = {}
+    for together in (1, run):
+        model, x, y = problem(inputs=inputs)
+        table = LatencyModel(flops.table, {**flops.facts, "together": together})
+        schedule = Schedule(0.1, 0.6, 0.6, every=5, prox_every=2, shrink=0.1, penalty=0.0)
+        fssl = FSSL(model, x[:1], target=Latency(0.06), steps=STEPS, schedule=schedule, latency=table)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        fssl.prepare(optimizer)
+        train(model, fssl, optimizer, x, y, STEPS)
+        pruner = fssl.pruner
+        left = pruner.origin[pruner.alive[pruner.graph.input_space].numpy()]
+        assert 0 < len(left) < inputs
+        runs = np.bincount(left // run, minlength=inputs // run)
+        broken[together] = int(((runs > 0) & (runs < run)).sum())
+    assert broken[run] <= 1 < broken[1]
+
+
 def test_tiles_are_of_neurons_that_live() -> None:
     """Neurons that stage 1 left stand side by side in the tiles of stage 2, whatever went between them."""
     schedule = Schedule(0.1, 0.5, 0.8, every=5, prox_every=2, shrink=1.0)

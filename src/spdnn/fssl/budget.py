@@ -59,6 +59,11 @@ Counts = Mapping[int, int]
 
 
 class Cost(Protocol):
+    @property
+    def together(self) -> int:
+        """Neighbouring inputs that are brought in at once, so that they had better go together."""
+        ...
+
     def total(self, counts: Counts) -> float: ...
 
     def prices(self, counts: Counts) -> dict[int, float]:
@@ -75,6 +80,7 @@ class WeightCost:
     """Weights of dense layers between the channels alive."""
 
     graph: ChannelGraph
+    together = 1
 
     def total(self, counts: Counts) -> float:
         return float(sum(counts[layer.reads] * counts[layer.writes] for layer in self.graph.layers.values()))
@@ -102,6 +108,10 @@ class TimeCost:
     graph: ChannelGraph
     model: LatencyModel
     density: float = 1.0
+
+    @property
+    def together(self) -> int:
+        return self.model.facts.get("together", 1)
 
     def total(self, counts: Counts) -> float:
         graph, found = self.graph, self.model.overhead
@@ -204,6 +214,10 @@ class GuidedCost:
 
     budget: Cost
     guide: Cost
+
+    @property
+    def together(self) -> int:
+        return self.guide.together
 
     def total(self, counts: Counts) -> float:
         return self.budget.total(counts)

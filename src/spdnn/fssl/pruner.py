@@ -73,6 +73,7 @@ class Pruner:
         self.places: dict[int, torch.Tensor] = {}
         if any(_tile(goal) != (1, 1) for goal in self.goals):
             self.places = {k: self._full((n,), 0) + torch.arange(n, device=self.device) for k, n in sizes.items()}
+        self.origin = np.arange(sizes[graph.input_space])  # of the input features left, where they were at first
         self.masks: dict[str, torch.Tensor] = {}
         self._held: dict[str | int, torch.Tensor] = {}  # by layer, by space
         if keep_zeros:
@@ -170,6 +171,8 @@ class Pruner:
     def cut(self, keep: dict[int, torch.Tensor]) -> None:
         """Follow a network that was cut to these channels of each space (int64, ascending)."""
         for k, index in keep.items():
+            if k == self.graph.input_space:
+                self.origin = self.origin[index.cpu().numpy()]
             index = index.to(self.device)
             self.alive[k] = self.alive[k].index_select(-1, index)
             if k in self.importance:
@@ -194,6 +197,7 @@ class Pruner:
             "dense_cost": self.dense_cost,
             "dense_weights": self.dense_weights,
             "entries": self.entries,
+            "origin": self.origin.tolist(),
             "prices": [{str(k): v for k, v in prices.items()} for prices in self._prices],
             **{name: {str(k): v.clone() for k, v in table.items()} for name, table in tables.items()},
         }
@@ -204,6 +208,7 @@ class Pruner:
             raise InputError("Expected the state of a training with the same steps, target and schedule.")
         self.done, self.dense_cost = state["done"], list(state["dense_cost"])
         self.dense_weights, self.entries = state["dense_weights"], list(state["entries"])
+        self.origin = np.array(state["origin"])
         self._prices = [{int(k): v for k, v in prices.items()} for prices in state["prices"]]
         for name in ("alive", "importance", "places"):
             setattr(self, name, {int(k): v.to(self.device) for k, v in state.get(name, {}).items()})
@@ -281,8 +286,9 @@ class Pruner:
             if not isinstance(target, Latency) and target.structured and progress[m] == 1.0:
                 budget = float(np.floor(budget + 1e-6))
             counts = {k: int(values[at].sum()) for k, values in alive.items()}
-            scale = {self.graph.input_space: goal.schedule.inputs}
-            choice = {k: np.where(alive[k][at], importance[k][at] * scale.get(k, 1.0), np.nan) for k in spaces}
+            choice = {k: np.where(alive[k][at], importance[k][at], np.nan) for k in spaces}
+            if (k := self.graph.input_space) in choice:
+                choice[k] = goal.schedule.inputs * _averaged(choice[k], self.origin // goal.cost.together)
             for k, gone in knapsack(goal.cost, counts, choice, budget).items():
                 alive[k][at] &= ~gone
             self._prices[m] = goal.cost.prices({k: int(values[at].sum()) for k, values in alive.items()})
@@ -403,6 +409,14 @@ class Pruner:
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         return iter(self.members)
+
+
+def _averaged(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The mean of each group for all in it; those that are NaN stay so and don't count."""
+    there = ~np.isnan(values)
+    sums = np.bincount(groups[there], values[there], groups.max() + 1)
+    counts = np.bincount(groups[there], minlength=groups.max() + 1)
+    return np.where(there, (sums / np.maximum(counts, 1))[groups], np.nan)
 
 
 def _lamp(magnitude: torch.Tensor) -> torch.Tensor:
