@@ -288,7 +288,7 @@ class Pruner:
             counts = {k: int(values[at].sum()) for k, values in alive.items()}
             choice = {k: np.where(alive[k][at], importance[k][at], np.nan) for k in spaces}
             if (k := self.graph.input_space) in choice:
-                choice[k] = goal.schedule.inputs * _averaged(choice[k], self.origin // goal.cost.together)
+                choice[k] = _averaged(choice[k], self.origin // goal.cost.together)
             for k, gone in knapsack(goal.cost, counts, choice, budget).items():
                 alive[k][at] &= ~gone
             self._prices[m] = goal.cost.prices({k: int(values[at].sum()) for k, values in alive.items()})

@@ -26,8 +26,6 @@ class Schedule:
     time : λ_t / λ_s: a group's threshold grows with what a channel of its layer costs now. A mean group's is the same
         for every share, so that the time term shifts the pressure between layers and doesn't add to it. 0 leaves the
         cost to the budget alone.
-    inputs : what the importance of an input feature is multiplied with. Neurons that stay can learn to do what one that
-        went did; nothing can learn what it isn't shown.
     l1 : the weight of ‖w‖₁ in stage 2. regrow : the share of the kept weights that stage 2 first exchanges at a
         decision for those with the largest gradients (Evci et al. 2020); falls to 0 as a cosine.
     score : what single weights are ranked by: |w| over all layers ("magnitude"); w² over the sum of squares of the
@@ -43,7 +41,6 @@ class Schedule:
     prox_every: int = 10
     penalty: float = 0.02
     time: float = 1.0
-    inputs: float = 1.0
     l1: float = 0.0
     regrow: float = 0.0
     score: Score = "lamp"
@@ -56,7 +53,7 @@ class Schedule:
             raise unknown_name("score", str(self.score), SCORES)
         if min(self.every, self.prox_every) < 1:
             raise InputError(f"Expected every and prox_every of at least 1, got {self}.")
-        if min(self.penalty, self.time, self.inputs, self.l1, self.regrow, self.shrink) < 0 or self.regrow >= 1:
+        if min(self.penalty, self.time, self.l1, self.regrow, self.shrink) < 0 or self.regrow >= 1:
             raise InputError(f"Expected no negative weights and regrow < 1, got {self}.")
 
     def fitting(self, steps: int) -> Schedule:
