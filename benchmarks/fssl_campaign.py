@@ -1101,8 +1101,8 @@ def _time_at(records: list[dict[str, Any]], method: str, seed: int, accuracy_lev
 
 
 def compared(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Times of `split`'s curves over that of the networks tuned for a target, on it, at equal test accuracy; of shuffled
-    tables also over that of networks for which no time was known.
+    """Times of `split`'s curves over that of the networks tuned for a target, on it, at equal test accuracy; those of
+    shuffled tables also over that of networks for which no time was known. Curves not timed on a target are left out.
 
     Of each curve the means over seeds are joined; the geometric mean of the ratio over the accuracies that both curves
     reach, and the ratio at three of them; 95% intervals by drawing seeds with replacement.
@@ -1115,6 +1115,8 @@ def compared(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, 
         base, key = f"{device}{batch}", f"latency_{device}_{batch}_ms"
         points: dict[str, np.ndarray] = {}  # (points, seeds, 2)
         for curve in dict.fromkeys(r["curve"] for r in records):
+            if not all(key in r for r in records if r["curve"] == curve):
+                continue
             labels = list(dict.fromkeys(r["label"] for r in records if r["curve"] == curve))
             table = {
                 (r["label"], r["seed"]): (r["test_accuracy"], math.log(r[key])) for r in records if r["curve"] == curve
@@ -1145,8 +1147,11 @@ def compared(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, 
                 rows[-1] |= {"from_accuracy": low, "to_accuracy": high, "accuracy": what, "seeds": len(seeds)}
                 rows[-1] |= {"times_as_long": math.exp(values[0]), "low": math.exp(ends[0]), "high": math.exp(ends[1])}
                 if what == "mean":
-                    print(f"  {base}: {curve} takes, against {against}, {math.exp(values[0]):.3f} [{math.exp(ends[0]):.3f}, "
-                          f"{math.exp(ends[1]):.3f}] times as long, {low:.2f}% to {high:.2f}%", flush=True)  # fmt: skip
+                    print(
+                        f"  {base}: {curve} takes {math.exp(values[0]):.3f} [{math.exp(ends[0]):.3f}, "
+                        f"{math.exp(ends[1]):.3f}] times as long as {against}, {low:.2f}% to {high:.2f}%",
+                        flush=True,
+                    )
     return rows
 
 
