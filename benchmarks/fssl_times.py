@@ -3,8 +3,8 @@
     PYTHONPATH=src python benchmarks/fssl_times.py FOLDER --output benchmarks/results/MACHINE
 
 FOLDER holds the campaign's fssl-*.json and the networks they name; records of networks that it lacks are kept as they
-are. Every turn goes over all engines of all networks, so
-that a spell in which other programs slow the machine falls on all alike, and each engine's fastest turn counts.
+are. Every turn goes over all engines of all networks, so that a spell in which other programs slow the machine falls on
+all alike, and each engine's fastest turn counts.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--only", default="l300,compact,plain,times", help="experiments")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--own", action="store_true", help="spdnn's own engines only, where they are known to be faster"
+    )
     parser.add_argument("--seconds", type=float, default=0.008, help="an engine's time a round")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,7 +59,8 @@ def main() -> None:
     started = time.perf_counter()
     say = lambda text: print(f"[{time.perf_counter() - started:6.1f} s] {text}", flush=True)  # noqa: E731
     cases = [(model, x) for model in models for x in inputs.values()]
-    speeds = iter(fastest_of(cases, rounds=given.rounds, seconds=given.seconds, say=say))
+    options = {"rounds": given.rounds, "seconds": given.seconds, "torch_engines": not given.own}
+    speeds = iter(fastest_of(cases, **options, say=say))
     records = []
     for row, file in zip(rows, files, strict=True):
         if file is None:

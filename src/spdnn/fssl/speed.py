@@ -58,12 +58,13 @@ def fastest_of(
     rounds: int = 3,
     seconds: float = 0.05,
     own_engines: bool = True,
+    torch_engines: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Speed]:
     """`fastest` of many networks and batches that are compared: the turns go over all engines of all of them."""
     ready = []
     for k, (model, x) in enumerate(cases):
-        ready.append(_engines(model, x, seconds / TURNS, own_engines))
+        ready.append(_engines(model, x, seconds / TURNS, own_engines, torch_engines))
         say(f"{k + 1} of {len(cases)} ready")
     found: list[dict[str, float]] = [dict.fromkeys(candidates, math.inf) for candidates, *_ in ready]
     for turn in range(TURNS * rounds):
@@ -76,23 +77,24 @@ def fastest_of(
 
 
 def _engines(
-    model: nn.Module, x: torch.Tensor, seconds: float, own_engines: bool
+    model: nn.Module, x: torch.Tensor, seconds: float, own_engines: bool, torch_engines: bool
 ) -> tuple[dict[str, Callable[[], float]], dict[str, str], dict[str, str]]:
     """What gives the milliseconds of every engine, the formats of the layers, and why engines are missing."""
     model = model.to(x.device).eval()
     candidates: dict[str, Callable[[], float]] = {}
     formats: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    with torch.inference_mode():
-        _add_torch(candidates, "", model, x, seconds)
-        layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        whole = reading_all(model, x[0].numel()) if isinstance(model, fx.GraphModule) else None
-        if whole is not None:
-            _add_torch(candidates, "-whole", whole, x, seconds)
-        if isinstance(model, fx.GraphModule) and any(not bool((m.weight != 0).all()) for m in layers):
-            shaped, formats = fastest_formats(model, x, seconds=seconds)
-            if set(formats.values()) != {"dense"}:
-                _add_torch(candidates, "-formats", shaped, x, seconds)
+    if torch_engines:
+        with torch.inference_mode():
+            _add_torch(candidates, "", model, x, seconds)
+            layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+            whole = reading_all(model, x[0].numel()) if isinstance(model, fx.GraphModule) else None
+            if whole is not None:
+                _add_torch(candidates, "-whole", whole, x, seconds)
+            if isinstance(model, fx.GraphModule) and any(not bool((m.weight != 0).all()) for m in layers):
+                shaped, formats = fastest_formats(model, x, seconds=seconds)
+                if set(formats.values()) != {"dense"}:
+                    _add_torch(candidates, "-formats", shaped, x, seconds)
     if own_engines:
         _add_own(candidates, skipped, model, x, seconds)
     return candidates, formats, skipped
