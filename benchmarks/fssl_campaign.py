@@ -71,12 +71,15 @@ DECISION = 0.015
 TARGET_RATIOS = {"cpu1": (0.5, 0.35, 0.26), "cpu128": (0.12, 0.06, 0.035)}
 """Of the dense network's time on a target, for networks tuned for it that are timed on all."""
 GPU_RATIOS = (0.35, 0.25, 0.18)
-SPLIT_REMOVED = (0.9, 0.94, 0.964, 0.978, 0.988)
-SPLIT_RATIOS = {"cpu1": (0.135, 0.115, 0.098, 0.085, 0.075), "cpu128": (0.15, 0.11, 0.08, 0.06, 0.044),
+SPLIT_REMOVED = (0.9, 0.94, 0.964, 0.978, 0.988, 0.9925)
+SPLIT_RATIOS = {"cpu1": (0.135, 0.115, 0.098, 0.085, 0.075), "cpu128": (0.15, 0.11, 0.08, 0.06, 0.044, 0.035),
                 "cuda60000": (0.76, 0.66, 0.58, 0.51, 0.45)}  # fmt: skip
 """What networks of `split` that are tuned for nothing remove, and those tuned for a target keep of its dense time."""
 SPLIT_TILES = (0.87, 0.92, 0.953, 0.971, 0.984)
 """What they remove in tiles of four outputs, of which the compiled call brings in the inputs once."""
+RUNS = {"cpu128-plain": (False, False), "cpu128-averaged": (True, False), "cpu128-priced": (False, True)}
+"""Curves without one or both of what knows of inputs that are brought in together: importance averaged in stage 1, and
+in stage 2 the price of bringing them in shared by their weights."""
 MORE = 0.9
 """The weight of the teacher's answers that is tried beside the usual one."""
 
@@ -123,6 +126,7 @@ class Setting:
     ratios: Sequence[float] = GPU_RATIOS
     radix_jobs: Sequence[str] = ()
     m500_jobs: Sequence[str] = ()
+    split_jobs: Sequence[str] = ()
     variants: bool = False
     hurry: float = 1.0
     ends: float | None = None
@@ -180,7 +184,7 @@ def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
     Returns the jobs, and the name of the curve of accuracy against time that each is a point of.
     """
     options: dict[str, Any] = {"norm": setting.norm, "schedule": setting.schedule}
-    points = 5 if setting.epochs["split"] > 2 else 1
+    points = 6 if setting.epochs["split"] > 2 else 1
     removals = SPLIT_REMOVED[:points]
     curves: dict[str, list[Job]] = {}
     for name, share in {"off": setting.groups, "off-0.95": 0.95}.items():
@@ -194,7 +198,10 @@ def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
             curves[curve] = [Job(method=method, target=Latency(r, density), **on) for r in SPLIT_RATIOS[name][:points]]
         shuffled = [Job(method="shuffled", target=Sparsity(r, groups=setting.groups), **on) for r in removals]
         curves[f"off-shuffled-{name}"] = shuffled
-    return [job for jobs in curves.values() for job in jobs], [name for name, jobs in curves.items() for _ in jobs]
+    for name in (n for n in RUNS if ("cpu", 128) in setting.targets and setting.variants):
+        curves[name] = curves["cpu128"]
+    chosen = setting.split_jobs or list(curves)
+    return [job for c in chosen for job in curves[c]], [c for c in chosen for _ in curves[c]]
 
 
 def split_variants(setting: Setting) -> tuple[list[Job], list[str]]:
@@ -720,11 +727,15 @@ class Campaign:
         """How dense to be inside chosen by measured time or not, tuned for every target, to be timed on all."""
         jobs, curves = split_jobs(self.setting)
         usual = len(jobs)
-        if self.setting.variants:
+        if self.setting.variants and not self.setting.split_jobs:
             more, names = split_variants(self.setting)
             jobs, curves = jobs + more, curves + names
         knows = lambda job: isinstance(job.target, Latency) or job.method == "shuffled"  # noqa: E731
         models = [self.engine_model(job) if knows(job) else None for job in jobs]
+        for k, (model, curve) in enumerate(zip(models, curves, strict=True)):
+            if model is not None and curve in RUNS:
+                flags = dict(zip(("averaged", "priced"), RUNS[curve], strict=True))
+                models[k] = LatencyModel(model.table, {**model.facts, **flags}, model.chains)
         recipe = self.setting.recipe("split")
         if self.setting.epochs["split"] > 2:  # as good as 128 at the same epochs, in half the steps
             recipe = replace(recipe, batch=256, rate=1.5 * recipe.rate)
@@ -732,7 +743,7 @@ class Campaign:
         facts = [{"curve": curve} for curve in curves for _ in self.setting.seeds]
         first = usual * len(self.setting.seeds)
         self.record("split", found[:first], 266200, facts=facts[:first])
-        if self.setting.variants:
+        if len(found) > first:
             facts = [{**f, "label": f"{label_of(one.job)}-{f['curve']}"} for f, one in zip(facts, found, strict=True)]
             self.record("split-variants", found[first:], 266200, facts=facts[first:])
 
@@ -1122,6 +1133,8 @@ def compared(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, 
                 (r["label"], r["seed"]): (r["test_accuracy"], math.log(r[key])) for r in records if r["curve"] == curve
             }
             points[curve] = np.array([[table[label, seed] for seed in seeds] for label in labels])
+        if base not in points:
+            continue
         wrong = (f"{base}-shuffled", f"off-shuffled-{base}")  # also against what knows no time
         pairs = [(base, curve) for curve in points if curve != base]
         pairs += [
@@ -1292,6 +1305,7 @@ def main() -> None:
     parser.add_argument("--ratios", default=",".join(map(str, GPU_RATIOS)), help="of the dense time, for times_gpu")
     parser.add_argument("--radix-jobs", default="", help="which of radix, as in dense,0.5: shares removed as neurons")
     parser.add_argument("--m500-jobs", default="", help="which of m500, as in dense,0.97,half: see there")
+    parser.add_argument("--split-jobs", default="", help="which curves of split, as in off,cpu128")
     parser.add_argument("--hurry", type=float, default=1.0, help="times as many epochs as seem to fit in --within")
     parser.add_argument("--after", type=Path, help="file to wait for before anything is done")
     parser.add_argument("--tables", type=Path, help="a folder of latency tables, DEVICE-BATCH-WIDEST.json")
@@ -1351,6 +1365,7 @@ def main() -> None:
     setting.together = given.together and began + given.together
     setting.variants = given.variants
     setting.m500_jobs = tuple(filter(None, given.m500_jobs.split(",")))
+    setting.split_jobs = tuple(filter(None, given.split_jobs.split(",")))
     setting.tables_widest = 128 if given.small else given.tables_widest
     setting.times_later, setting.tables = given.times_later, given.tables
     campaign = Campaign(setting, data, given.output)
