@@ -1111,8 +1111,10 @@ def _time_at(records: list[dict[str, Any]], method: str, seed: int, accuracy_lev
     return None
 
 
-def compared(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Times of `split`'s curves over that of the networks tuned for a target, on it, at equal test accuracy; those of
+def compared(
+    records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]], *, by: str = "test_accuracy"
+) -> list[dict[str, Any]]:
+    """Times of `split`'s curves over that of the networks tuned for a target, on it, at equal accuracy; those of
     shuffled tables also over that of networks for which no time was known. Curves not timed on a target are left out.
 
     Of each curve the means over seeds are joined; the geometric mean of the ratio over the accuracies that both curves
@@ -1129,9 +1131,7 @@ def compared(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, 
             if not all(key in r for r in records if r["curve"] == curve):
                 continue
             labels = list(dict.fromkeys(r["label"] for r in records if r["curve"] == curve))
-            table = {
-                (r["label"], r["seed"]): (r["test_accuracy"], math.log(r[key])) for r in records if r["curve"] == curve
-            }
+            table = {(r["label"], r["seed"]): (r[by], math.log(r[key])) for r in records if r["curve"] == curve}
             points[curve] = np.array([[table[label, seed] for seed in seeds] for label in labels])
         if base not in points:
             continue
@@ -1140,6 +1140,7 @@ def compared(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, 
         pairs += [
             (known, curve) for known in ("off", f"{base}-lasso") for curve in wrong if {known, curve} <= set(points)
         ]
+        pairs += [(known, "off") for known in RUNS if base == "cpu128" and {known, "off"} <= set(points)]
         for against, curve in pairs:
             found = []
             whole = [_joined(points[c].mean(1)) for c in (against, curve)]
@@ -1157,7 +1158,7 @@ def compared(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, 
                 rows.append(
                     {"kind": "equal-accuracy", "device": device, "batch": batch, "tuned": against, "curve": curve}
                 )
-                rows[-1] |= {"from_accuracy": low, "to_accuracy": high, "accuracy": what, "seeds": len(seeds)}
+                rows[-1] |= {"by": by, "from_accuracy": low, "to_accuracy": high, "accuracy": what, "seeds": len(seeds)}
                 rows[-1] |= {"times_as_long": math.exp(values[0]), "low": math.exp(ends[0]), "high": math.exp(ends[1])}
                 if what == "mean":
                     print(
