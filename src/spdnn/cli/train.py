@@ -57,8 +57,8 @@ def train(
     groups: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of what is removed that goes as whole neurons and inputs.")
     ] = 0.5,
-    penalty: Annotated[float, typer.Option(min=0.0, help="λ_s, the weight of the group lasso.")] = 0.02,
-    time: Annotated[float, typer.Option(min=0.0, help="λ_t / λ_s, the weight of the time term.")] = 1.0,
+    penalty: Annotated[float, typer.Option(min=0.0, help="λ_s + λ_t, the group lasso and the time term.")] = 0.02,
+    time: Annotated[float, typer.Option(min=0.0, help="λ_t / λ_s, what of it is the time term.")] = 1.0,
     regrow: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of weights exchanged in stage 2.")] = 0.1,
     round_to: Annotated[int, typer.Option(min=1, help="Keep multiples of this many channels.")] = 1,
     like: Annotated[
