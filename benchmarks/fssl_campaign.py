@@ -77,9 +77,8 @@ SPLIT_RATIOS = {"cpu1": (0.135, 0.115, 0.098, 0.085, 0.075), "cpu128": (0.15, 0.
 """What networks of `split` that are tuned for nothing remove, and those tuned for a target keep of its dense time."""
 SPLIT_TILES = (0.87, 0.92, 0.953, 0.971, 0.984)
 """What they remove in tiles of four outputs, of which the compiled call brings in the inputs once."""
-RUNS = {"cpu128-plain": (False, False), "cpu128-averaged": (True, False), "cpu128-priced": (False, True)}
-"""Curves without one or both of what knows of inputs that are brought in together: importance averaged in stage 1, and
-in stage 2 the price of bringing them in shared by their weights."""
+ALONE = "cpu128-alone"
+"""A curve that doesn't know which inputs are brought in together."""
 MORE = 0.9
 """The weight of the teacher's answers that is tried beside the usual one."""
 
@@ -198,8 +197,8 @@ def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
             curves[curve] = [Job(method=method, target=Latency(r, density), **on) for r in SPLIT_RATIOS[name][:points]]
         shuffled = [Job(method="shuffled", target=Sparsity(r, groups=setting.groups), **on) for r in removals]
         curves[f"off-shuffled-{name}"] = shuffled
-    for name in (n for n in RUNS if ("cpu", 128) in setting.targets and setting.variants):
-        curves[name] = curves["cpu128"]
+    if ("cpu", 128) in setting.targets and setting.variants:
+        curves[ALONE] = curves["cpu128"]
     chosen = setting.split_jobs or list(curves)
     return [job for c in chosen for job in curves[c]], [c for c in chosen for _ in curves[c]]
 
@@ -733,9 +732,8 @@ class Campaign:
         knows = lambda job: isinstance(job.target, Latency) or job.method == "shuffled"  # noqa: E731
         models = [self.engine_model(job) if knows(job) else None for job in jobs]
         for k, (model, curve) in enumerate(zip(models, curves, strict=True)):
-            if model is not None and curve in RUNS:
-                flags = dict(zip(("averaged", "priced"), RUNS[curve], strict=True))
-                models[k] = LatencyModel(model.table, {**model.facts, **flags}, model.chains)
+            if model is not None and curve == ALONE:
+                models[k] = LatencyModel(model.table, {**model.facts, "together": 1}, model.chains)
         recipe = self.setting.recipe("split")
         if self.setting.epochs["split"] > 2:  # as good as 128 at the same epochs, in half the steps
             recipe = replace(recipe, batch=256, rate=1.5 * recipe.rate)
@@ -1140,7 +1138,7 @@ def compared(
         pairs += [
             (known, curve) for known in ("off", f"{base}-lasso") for curve in wrong if {known, curve} <= set(points)
         ]
-        pairs += [(known, "off") for known in RUNS if base == "cpu128" and {known, "off"} <= set(points)]
+        pairs += [(known, "off") for known in (ALONE,) if base == "cpu128" and {known, "off"} <= set(points)]
         for against, curve in pairs:
             found = []
             whole = [_joined(points[c].mean(1)) for c in (against, curve)]

@@ -274,17 +274,6 @@ def test_inputs_brought_in_together_go_together() -> None:
     assert broken[run] <= 1 < broken[1]
 
 
-def test_weights_share_the_price_of_their_run() -> None:
-    model, x, _ = problem()
-    pruner = FSSL(model, x[:1], target=Sparsity(0.5), steps=STEPS, schedule=SCHEDULE).pruner
-    mask = torch.zeros(10, 12, dtype=torch.bool)
-    mask[:3, 1], mask[:4, 4:7] = True, True
-    shares = pruner._shares(mask, 4, 6.0)
-    assert shares.tolist() == pytest.approx([3.0] * 4 + [1.5] * 4 + [7.0] * 4)
-    pruner.origin = pruner.origin[[0, 1, 5, 11]]  # others were cut away
-    assert pruner._shares(mask[:, [0, 1, 5, 11]], 4, 6.0).tolist() == pytest.approx([3.0, 3.0, 2.5, 7.0])
-
-
 def test_tiles_are_of_neurons_that_live() -> None:
     """Neurons that stage 1 left stand side by side in the tiles of stage 2, whatever went between them."""
     schedule = Schedule(0.1, 0.5, 0.8, every=5, prox_every=2, shrink=1.0)

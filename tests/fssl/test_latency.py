@@ -160,19 +160,6 @@ def test_picking_costs_what_it_was_measured_to_cost() -> None:
         assert model.select(k) == pytest.approx(0.01 + 1e-3 * k**0.5, rel=0.01)
 
 
-def test_what_a_run_of_inputs_takes_is_told_in_weights() -> None:
-    shapes = [Shape(a, b, a * b // k, "csr") for a in (64, 128, 256) for b in (32, 128, 256) for k in (2, 4, 8)]
-    table = [Timed(s, 1e-3 * s.nnz) for s in shapes] + [Timed(Shape(a, 64, 64 * a), 64e-3 * a) for a in (64, 128, 256)]
-    table += [Timed(Shape(256, k, k, "select"), 5e-3 * k) for k in (16, 64, 128, 256)]
-    graph = trace(mlp(256, 30, 5), torch.randn(2, 256))
-    facts = {"together": 8}
-    assert TimeCost(graph, LatencyModel(tuple(table))).run == (1, 0.0)
-    assert TimeCost(graph, LatencyModel(tuple(table), {**facts, "priced": False})).run == (1, 0.0)
-    size, weights = TimeCost(graph, LatencyModel(tuple(table), facts)).run
-    assert size == 8
-    assert weights == pytest.approx(8 * 5, rel=0.02)
-
-
 def test_a_channel_that_begins_a_panel_saves_the_panel() -> None:
     shapes = [Shape(a, b, a * b) for a in (8, 16, 40, 64, 100) for b in (8, 16, 40, 64, 100)]
     padded = lambda s: -(-s.inputs // 4) * 4 * -(-s.outputs // 16) * 16  # noqa: E731

@@ -64,11 +64,6 @@ class Cost(Protocol):
         """Neighbouring inputs that are brought in at once, so that they had better go together."""
         ...
 
-    @property
-    def run(self) -> tuple[int, float]:
-        """How many neighbouring inputs are brought in at once, and how many scattered weights take as long as that."""
-        ...
-
     def total(self, counts: Counts) -> float: ...
 
     def prices(self, counts: Counts) -> dict[int, float]:
@@ -86,7 +81,6 @@ class WeightCost:
 
     graph: ChannelGraph
     together = 1
-    run = (1, 0.0)
 
     def total(self, counts: Counts) -> float:
         return float(sum(counts[layer.reads] * counts[layer.writes] for layer in self.graph.layers.values()))
@@ -117,15 +111,7 @@ class TimeCost:
 
     @property
     def together(self) -> int:
-        return self.model.facts.get("together", 1) if self.model.facts.get("averaged", True) else 1
-
-    @property
-    def run(self) -> tuple[int, float]:
-        model, size = self.model, self.model.facts.get("together", 1)
-        if size == 1 or "csr" not in model.formats or not model.facts.get("priced", True):
-            return 1, 0.0
-        few, many = (model.layer(256, 128, n, "csr") for n in (2048, 8192))
-        return size, model.select(self._all) * size / self._all * 6144 / max(many - few, 1e-30)
+        return self.model.facts.get("together", 1)
 
     def total(self, counts: Counts) -> float:
         graph, found = self.graph, self.model.overhead
@@ -232,10 +218,6 @@ class GuidedCost:
     @property
     def together(self) -> int:
         return self.guide.together
-
-    @property
-    def run(self) -> tuple[int, float]:
-        return self.guide.run
 
     def total(self, counts: Counts) -> float:
         return self.budget.total(counts)

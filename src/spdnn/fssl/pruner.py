@@ -318,9 +318,6 @@ class Pruner:
             value = weight.abs()
             if goal.schedule.score == "fisher":
                 value = value.square() * self.curvature[layer.name][at]
-            if layer.reads == self.graph.input_space and goal.cost.run[1]:
-                shares = self._shares(mask, *goal.cost.run)
-                value, slope = value / shares, slope / shares
             score = (_tiles(value * mask, grid) / n.clamp(min=1)).flatten()
             scores.append(_lamp(score) if goal.schedule.score == "lamp" else score)
             places = _tiles(may.to(weight.dtype), grid)
@@ -349,13 +346,6 @@ class Pruner:
                 mask = mask & self.support[layer.name][at]
             start += part.numel()
             self.masks.setdefault(layer.name, self._mask(layer.name))[at] = mask
-
-    def _shares(self, mask: torch.Tensor, size: int, weights: float) -> torch.Tensor:
-        """(inputs,): what a weight of each input takes, 1 and its share of bringing in the run that the input is in."""
-        runs = torch.from_numpy(self.origin // size).to(self.device)
-        counts = mask.sum(0)
-        found = counts.new_zeros(int(self.origin.max()) // size + 1).index_add_(0, runs, counts)
-        return 1 + weights / found[runs].clamp(min=1)
 
     def _grid(self, layer: Layer, m: int) -> Grid | None:
         (height, width), at = _tile(self.goals[m]), self.members[m]
