@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from spdnn.errors import FileFormatError, InputError
 from spdnn.fssl.budget import TimeCost, density_for, knapsack
 from spdnn.fssl.latency import (
+    VERSION,
     LatencyModel,
     Shape,
     Timed,
@@ -108,14 +109,14 @@ def test_real_layers_are_measured_and_the_table_is_kept(tmp_path, monkeypatch) -
         "spdnn.fssl.latency.grid", lambda limit: [Shape(8, 8, 64), Shape(64, 32, 2048), Shape(64, 32, 200, "csr")]
     )
     first = latency_model(batch=4)
-    assert len(list(tmp_path.glob("latency-v2-*.json"))) == 1
+    assert len(list(tmp_path.glob(f"latency-v{VERSION}-*.json"))) == 1
     assert all(timed.ms > 0 for timed in first.table)
     again = latency_model(batch=4)
     assert again.table == first.table
     assert again.facts == first.facts
     assert again.facts["batch"] == 4
     latency_model(batch=8)
-    assert len(list(tmp_path.glob("latency-v2-*.json"))) == 2
+    assert len(list(tmp_path.glob(f"latency-v{VERSION}-*.json"))) == 2
 
 
 def test_all_formats_are_measured() -> None:

@@ -31,7 +31,7 @@ from .ops import Select
 
 Format = Literal["dense", "csr", "ell", "block", "select"]
 FORMATS: tuple[Format, ...] = ("dense", "csr")
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
