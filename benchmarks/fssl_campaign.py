@@ -729,11 +729,13 @@ class Campaign:
         if self.setting.variants and not self.setting.split_jobs:
             more, names = split_variants(self.setting)
             jobs, curves = jobs + more, curves + names
-        knows = lambda job: isinstance(job.target, Latency) or job.method == "shuffled"  # noqa: E731
-        models = [self.engine_model(job) if knows(job) else None for job in jobs]
-        for k, (model, curve) in enumerate(zip(models, curves, strict=True)):
+        models: list[LatencyModel | None] = []
+        for job, curve in zip(jobs, curves, strict=True):
+            knows = isinstance(job.target, Latency) or job.method == "shuffled"
+            model = self.engine_model(job) if knows else None
             if model is not None and curve == ALONE:
-                models[k] = LatencyModel(model.table, {**model.facts, "together": 1}, model.chains)
+                model = LatencyModel(model.table, {**model.facts, "together": 1}, model.chains)
+            models.append(model)
         recipe = self.setting.recipe("split")
         if self.setting.epochs["split"] > 2:  # as good as 128 at the same epochs, in half the steps
             recipe = replace(recipe, batch=256, rate=1.5 * recipe.rate)
@@ -1138,7 +1140,7 @@ def compared(
         pairs += [
             (known, curve) for known in ("off", f"{base}-lasso") for curve in wrong if {known, curve} <= set(points)
         ]
-        pairs += [(known, "off") for known in (ALONE,) if base == "cpu128" and {known, "off"} <= set(points)]
+        pairs += [(ALONE, "off")] * (base == "cpu128" and {ALONE, "off"} <= set(points))
         for against, curve in pairs:
             found = []
             whole = [_joined(points[c].mean(1)) for c in (against, curve)]

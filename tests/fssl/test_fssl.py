@@ -247,7 +247,8 @@ def test_a_dear_layer_loses_more_channels() -> None:
             first, second, _ = self.layers
             return {**dict.fromkeys(self.graph.spaces, 1e-3), first.writes: 5.0, second.writes: 1.0}
 
-        savings = prices
+        def savings(self, counts, prices):
+            return prices
 
     graph = trace(mlp(6, 20, 20, 4), torch.randn(2, 6))
     first, second, _ = graph.layers.values()

@@ -70,8 +70,9 @@ class Cost(Protocol):
         """What one channel of each space costs: the derivative of the total."""
         ...
 
-    def savings(self, counts: Counts) -> dict[int, float]:
-        """What giving up a channel of each space saves, on the way to the next count at which the total falls."""
+    def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
+        """What giving up a channel of each space saves, on the way to the next count at which the total falls; `prices`
+        are those of the same counts."""
         ...
 
 
@@ -92,8 +93,8 @@ class WeightCost:
             found[layer.writes] += counts[layer.reads]
         return found
 
-    def savings(self, counts: Counts) -> dict[int, float]:
-        return self.prices(counts)
+    def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
+        return prices
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +138,10 @@ class TimeCost:
             found[k] += max(saved, 0.0) / (counts[k] - fewer)
         return found
 
-    def savings(self, counts: Counts) -> dict[int, float]:
+    def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
         """The prices, but where layers take as long as those of the next multiples: a channel's share of what is saved
         by giving up all down to the multiple below, so that the few that begin a panel are dear."""
-        found = self.prices(counts)
-        multiple = math.lcm(*self.model.multiples)
+        found, multiple = dict(prices), math.lcm(*self.model.multiples)
         for k in found:
             fewer = (counts[k] - 1) // multiple * multiple
             if multiple > 1 and fewer > 0 and k != self.graph.input_space:
@@ -225,8 +225,8 @@ class GuidedCost:
     def prices(self, counts: Counts) -> dict[int, float]:
         return self.guide.prices(counts)
 
-    def savings(self, counts: Counts) -> dict[int, float]:
-        return self.guide.savings(counts)
+    def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
+        return self.guide.savings(counts, prices)
 
 
 def knapsack(
@@ -246,7 +246,8 @@ def knapsack(
     removed: list[tuple[float, int, int]] = []
     renew = max(1, sum(map(len, order.values())) // 400)
     while (total := cost.total(counts)) > budget:
-        prices, savings = cost.prices(counts), cost.savings(counts)
+        prices = cost.prices(counts)
+        savings = cost.savings(counts, prices)
         if total - budget < 2 * renew * max((prices[k] for k in order), default=0.0):
             renew = 1
         for _ in range(renew):
