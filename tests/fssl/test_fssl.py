@@ -232,6 +232,12 @@ def test_the_knapsack_fills_its_budget() -> None:
         knapsack(cost, counts, importance, 2.0)
 
 
+def test_a_budget_that_nothing_meets_is_refused_before_training() -> None:
+    flat = LatencyModel((Timed(Shape(8, 8, 64), 1.0), Timed(Shape(64, 64, 4096), 1.0)))
+    with pytest.raises(InputError, match="can't be met"):
+        FSSL(mlp(30, 20, 10, 4), torch.randn(2, 30), target=Latency(0.5), steps=9, latency=flat)
+
+
 def test_a_dear_layer_loses_more_channels() -> None:
     """The time term acts through the derivative of the cost: of two equal layers the dearer one is cut more."""
 

@@ -229,6 +229,11 @@ class GuidedCost:
         return self.guide.savings(counts, prices)
 
 
+def least_counts(graph: ChannelGraph) -> dict[int, int]:
+    """One channel in every space that may lose some."""
+    return {k: space.size if space.fixed else 1 for k, space in graph.spaces.items()}
+
+
 def knapsack(
     cost: Cost, counts: Counts, importance: Mapping[int, np.ndarray], budget: float, *, least: int = 1
 ) -> dict[int, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .budget import Cost, Latency, Target, knapsack
+from .budget import Cost, Latency, Target, knapsack, least_counts
 from .proximal import group_norms, scale_groups_, shrink_factors, soft_threshold_
 from .schedule import Schedule, Stage, budget_at
 from .trace import ChannelGraph, Layer
@@ -38,6 +38,13 @@ class Goal:
     @property
     def structured(self) -> bool:
         return self.target.density == 1 if isinstance(self.target, Latency) else self.target.structured
+
+    @property
+    def share(self) -> float:
+        """Of the dense cost, what stage 1 ends with."""
+        if isinstance(self.target, Latency):
+            return self.target.ratio
+        return 1 - self.target.removed * (1.0 if self.target.structured else self.target.groups)
 
     def describe(self) -> dict[str, Any]:
         facts = {"kind": type(self.target).__name__, **asdict(self.target), "schedule": asdict(self.schedule)}
@@ -80,6 +87,13 @@ class Pruner:
             self.masks = {layer.name: layer.module.weight.detach() != 0 for layer in graph.layers.values()}
         self.support = {name: mask.clone() for name, mask in self.masks.items()}
         self.dense_cost = [g.cost.total(sizes) if g.dense_cost is None else g.dense_cost for g in self.goals]
+        for goal, dense in zip(self.goals, self.dense_cost, strict=True):
+            least = goal.cost.total(least_counts(graph))
+            if least > goal.share * dense * (1 + 1e-9):
+                raise InputError(
+                    f"The budget {goal.share * dense:.4g} can't be met: with one channel per layer the cost is "
+                    f"{least:.4g}, that of the dense network {dense:.4g}. Ask for less."
+                )
         self.entries = [0] * len(self.goals)  # between living channels when stage 2 begins
         self.dense_weights = sum(
             layer.module.in_features * layer.module.out_features for layer in graph.layers.values()
@@ -278,11 +292,7 @@ class Pruner:
         alive = {k: values.cpu().numpy() for k, values in self.alive.items()}
         for m in members:
             goal, at, target = self.goals[m], self.members[m], self.goals[m].target
-            if isinstance(target, Latency):
-                final = target.ratio
-            else:
-                final = 1 - target.removed * (1.0 if target.structured else target.groups)
-            budget = budget_at(progress[m], 1.0, final) * self.dense_cost[m]
+            budget = budget_at(progress[m], 1.0, goal.share) * self.dense_cost[m]
             if not isinstance(target, Latency) and target.structured and progress[m] == 1.0:
                 budget = float(np.floor(budget + 1e-6))
             counts = {k: int(values[at].sum()) for k, values in alive.items()}
