@@ -13,9 +13,11 @@ from torch import nn
 
 from spdnn.errors import InputError
 from spdnn.fssl import FSSL, Latency, Schedule, Sparsity, facts_of, flops_model, load_state, save_state
+from spdnn.fssl.budget import Cost, SwappedCost, TimeCost, knapsack, least_counts
 from spdnn.fssl.fleet import Fleet
+from spdnn.fssl.latency import LatencyModel, Timed, grid
 from spdnn.fssl.pruner import Pruner
-from spdnn.fssl.trace import trace
+from spdnn.fssl.trace import ChannelGraph, trace
 from spdnn.fssl.training import (
     Augmentation,
     ImageData,
@@ -30,6 +32,7 @@ from spdnn.fssl.training import (
 from spdnn.fssl.training.fleets import train_fleet
 from spdnn.fssl.training.loop import Teacher, accuracy, losses
 from spdnn.fssl.training.methods import goal_of
+from spdnn.fssl.training.runs import train
 
 SCHEDULE = Schedule(every=5, prox_every=2)
 
@@ -173,15 +176,102 @@ def test_images_come_from_idx_folders(tmp_path) -> None:
 
 def test_methods_refuse_targets_they_cannot_have() -> None:
     graph = trace(dense_network([36, 20, 3]), torch.zeros(2, 36))
-    for method, target in (("magnitude", Latency(0.1)), ("shuffled", Sparsity(0.5)), ("flops", Sparsity(0.5))):
+    refused = [("magnitude", Latency(0.1)), *((name, Sparsity(0.5)) for name in ("shuffled", "swapped", "flops"))]
+    for method, target in refused:
         with pytest.raises(InputError, match=r"needs|no notion"):
             goal_of(method, target, graph)
     with pytest.raises(InputError, match="Unknown method"):
         goal_of("fsll", Sparsity(0.5), graph)
     with pytest.raises(InputError, match="latency model"):
         goal_of("fssl", Latency(0.5), graph)
-    assert goal_of("shuffled", Latency(0.5), graph, latency=flops_model()).structured
+    for control in ("shuffled", "swapped"):
+        assert goal_of(control, Latency(0.5), graph, latency=device()).structured
+    narrow = trace(dense_network([36, 3]), torch.zeros(2, 36))
+    with pytest.raises(InputError, match="two layers"):
+        goal_of("swapped", Latency(0.5), narrow, latency=device())
     assert not goal_of("lasso", Latency(0.5, density=0.5), graph, latency=flops_model()).structured
+
+
+def device(call: float = 0.01) -> LatencyModel:
+    """Slow inputs, no zeros that pay."""
+    shapes = grid(shapes=20, formats=("dense",))
+    return LatencyModel(tuple(Timed(s, call + 1e-4 * s.inputs + 1e-6 * s.nnz) for s in shapes if s.format == "dense"))
+
+
+def ends(graph: ChannelGraph, cost: Cost) -> tuple[float, float]:
+    """The cost of the dense network, and with one channel a layer."""
+    return cost.total({k: space.size for k, space in graph.spaces.items()}), cost.total(least_counts(graph))
+
+
+@pytest.mark.parametrize("density", [1.0, None])
+def test_a_shuffled_table_has_a_budget_of_its_own(density: float | None) -> None:
+    graph, model = trace(dense_network([784, 300, 100, 10]), torch.zeros(2, 784)), device()
+    sizes = {k: space.size for k, space in graph.spaces.items()}
+    dense, least = ends(graph, TimeCost(graph, model))
+    ratio = 1.01 * least / dense
+    raw = [ends(graph, TimeCost(graph, model.shuffled(s, across=density is None))) for s in range(5)]
+    assert all(low > ratio * high for high, low in raw)  # no shuffled table could meet it as it is
+    importance = {k: np.random.default_rng(k).random(n) for k, n in sizes.items() if not graph.spaces[k].fixed}
+    for seed in range(5):
+        goal = goal_of("shuffled", Latency(ratio, density), graph, latency=model, seed=seed)
+        assert goal.dense_cost is not None
+        high, low = ends(graph, goal.cost)
+        assert (high, low / high) == (pytest.approx(goal.dense_cost), pytest.approx(least / dense))
+        prices = goal.cost.prices(sizes)
+        assert min(prices[k] for k in importance) > 0
+        assert prices != TimeCost(graph, model).prices(sizes)
+        gone = knapsack(goal.cost, sizes, importance, ratio * goal.dense_cost)
+        left = {k: n - int(gone[k].sum()) if k in gone else n for k, n in sizes.items()}
+        assert goal.cost.total(left) <= ratio * goal.dense_cost
+    goals = [goal_of("shuffled", Latency(0.5), graph, latency=model, seed=s) for s in (1, 1, 2)]
+    assert goals[0].dense_cost == goals[1].dense_cost != goals[2].dense_cost
+
+
+def test_swapped_time_is_as_much_for_other_channels() -> None:
+    graph, model = trace(dense_network([784, 300, 100, 10]), torch.zeros(2, 784)), device()
+    sizes = {k: space.size for k, space in graph.spaces.items()}
+    time = TimeCost(graph, model)
+    orders = set()
+    for seed in range(20):
+        goal = goal_of("swapped", Latency(0.5, density=None), graph, latency=model, seed=seed)
+        assert isinstance(goal.cost, SwappedCost)
+        assert goal.target == goal_of("fssl", Latency(0.5, density=None), graph, latency=model).target
+        assert ends(graph, goal.cost) == ends(graph, time)
+        payers, prices, true = goal.cost.payers, goal.cost.prices(sizes), time.prices(sizes)
+        assert any(k != j for k, j in payers.items())
+        for k, j in payers.items():
+            assert prices[k] * (sizes[k] - 1) == pytest.approx(true[j] * (sizes[j] - 1))
+            half = {**sizes, k: 1 + (sizes[k] - 1) // 2}
+            fewer = {**sizes, j: 1 + round(((sizes[k] - 1) // 2) * (sizes[j] - 1) / (sizes[k] - 1))}
+            assert goal.cost.total(half) == time.total(fewer)
+        assert goal.cost.savings(sizes, prices) == pytest.approx(prices)
+        orders.add(tuple(payers.items()))
+    assert len(orders) == 5
+
+
+def test_controls_train_in_a_fleet_and_alone(data: ImageData, tmp_path) -> None:
+    table = device(call=1e-4)
+    options = {"hidden": (20, 10), "schedule": SCHEDULE, "recipe": Recipe(epochs=10, batch=16, rate=1e-2)}
+    jobs = [Job(method=m, target=Latency(0.4, density=0.5), **options) for m in ("shuffled", "swapped")]
+    found = train_fleet(
+        jobs,
+        data,
+        seeds=[1, 2],
+        recipe=options["recipe"],
+        build=lambda seed: dense_network([36, 20, 10, 3], seed=seed),
+        latency=[table] * 2,
+    )
+    for one in found:
+        widths = facts_of(one.model, 950)["architecture"]
+        graph = trace(dense_network([36, 20, 10, 3]), torch.zeros(2, 36))
+        goal = goal_of(one.job.method, jobs[0].target, graph, latency=table, seed=one.job.seed)
+        counts = dict(zip(sorted(graph.spaces), widths, strict=True))
+        assert goal.cost.total(counts) <= 0.4 * goal.dense_cost
+    alone = train(replace(jobs[0], seed=2), data, tmp_path, latency=table)
+    assert alone.record["density"] == 0.5
+    counts = dict(zip(sorted(graph.spaces), map(int, alone.record["architecture"].split("-")), strict=True))
+    goal = goal_of("shuffled", jobs[0].target, graph, latency=table, seed=2)
+    assert goal.cost.total(counts) <= 0.4 * goal.dense_cost
 
 
 def test_a_fleet_of_jobs_meets_every_target(data: ImageData) -> None:

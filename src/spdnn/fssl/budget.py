@@ -229,6 +229,63 @@ class GuidedCost:
         return self.guide.savings(counts, prices)
 
 
+@dataclass(frozen=True, eq=False)
+class ShiftedCost:
+    """A cost less a constant, which is in no price."""
+
+    cost: Cost
+    less: float
+
+    @property
+    def together(self) -> int:
+        return self.cost.together
+
+    def total(self, counts: Counts) -> float:
+        return self.cost.total(counts) - self.less
+
+    def prices(self, counts: Counts) -> dict[int, float]:
+        return self.cost.prices(counts)
+
+    def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
+        return self.cost.savings(counts, prices)
+
+
+@dataclass(frozen=True, eq=False)
+class SwappedCost:
+    """A cost charged to the wrong spaces: as much of `payers[k]` as lives in space k is paid for.
+
+    sizes : channels of every space to begin with. From one channel to all of them it is the cost itself.
+    """
+
+    cost: Cost
+    payers: Mapping[int, int]
+    sizes: Counts
+
+    @property
+    def together(self) -> int:
+        return self.cost.together
+
+    def total(self, counts: Counts) -> float:
+        return self.cost.total(self._charged(counts))
+
+    def prices(self, counts: Counts) -> dict[int, float]:
+        return self._by_payer(self.cost.prices(self._charged(counts)))
+
+    def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
+        charged = self._charged(counts)
+        return self._by_payer(self.cost.savings(charged, self.cost.prices(charged)))
+
+    def _charged(self, counts: Counts) -> dict[int, int]:
+        paid = {j: 1 + round((counts[k] - 1) * self._scale(k)) for k, j in self.payers.items()}
+        return {**counts, **paid}
+
+    def _by_payer(self, values: Mapping[int, float]) -> dict[int, float]:
+        return {**values, **{k: values[j] * self._scale(k) for k, j in self.payers.items()}}
+
+    def _scale(self, k: int) -> float:
+        return (self.sizes[self.payers[k]] - 1) / max(self.sizes[k] - 1, 1)
+
+
 def least_counts(graph: ChannelGraph) -> dict[int, int]:
     """One channel in every space that may lose some."""
     return {k: space.size if space.fixed else 1 for k, space in graph.spaces.items()}

@@ -36,7 +36,8 @@ class FSSL:
     example_input : (batch, …); its batch is the one latency is modelled and measured at.
     target : `Sparsity` or `Latency`. steps : optimiser steps of the whole training.
     device : where latency counts, for torch. latency : its model; measured (and cached) where the target needs it.
-    cost : what channels cost, in place of the weights or the modelled time, for experiments.
+    cost : what channels cost, in place of the weights or the modelled time, for experiments. dense_cost : what the
+        dense network costs then, where that isn't what its channels come to.
     ignore : names of layers to leave alone. round_to : keep multiples of this many channels where there are as many.
     keep_zeros : weights that are zero at the start stay zero: the model starts sparse.
 
@@ -53,6 +54,7 @@ class FSSL:
         device: str = "cpu",
         latency: LatencyModel | None = None,
         cost: Cost | None = None,
+        dense_cost: float | None = None,
         schedule: Schedule | None = None,
         ignore: Iterable[str] = (),
         round_to: int = 1,
@@ -68,16 +70,15 @@ class FSSL:
             widest = max(self.dense_widths.values())
             latency = latency_model(device, batch=example_input.shape[0], limit=widest)
         self.latency = latency
-        dense: float | None = None
         if isinstance(target, Latency):
             assert latency is not None
             if target.density is None:
                 target = replace(target, density=density_for(self.graph, latency, target.ratio))
             assert target.density is not None
             cost = cost or TimeCost(self.graph, latency, target.density)
-            if target.density < 1:
-                dense = TimeCost(self.graph, latency).total(self.dense_widths)
-        goal = Goal(target, self.schedule, cost or WeightCost(self.graph), dense)
+            if target.density < 1 and dense_cost is None:
+                dense_cost = TimeCost(self.graph, latency).total(self.dense_widths)
+        goal = Goal(target, self.schedule, cost or WeightCost(self.graph), dense_cost)
         self.target = target
         self.pruner = Pruner(self.graph, [goal], steps=steps, keep_zeros=keep_zeros)
         self.kept = {k: torch.arange(size) for k, size in self.dense_widths.items()}

@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ...errors import InputError, unknown_name
-from ..budget import Cost, GuidedCost, Latency, Sparsity, Target, TimeCost, WeightCost, density_for
+from ..budget import (
+    Cost,
+    GuidedCost,
+    Latency,
+    ShiftedCost,
+    Sparsity,
+    SwappedCost,
+    Target,
+    TimeCost,
+    WeightCost,
+    density_for,
+    least_counts,
+)
 from ..latency import LatencyModel, flops_model
 from ..pruner import Goal
 from ..schedule import Schedule
@@ -30,7 +44,8 @@ METHODS: Mapping[str, Method] = {
         Method("magnitude", "global magnitude pruning of single weights, gradual (Zhu & Gupta 2017)"),
         Method("lasso", "the group lasso and knapsack without the time term: prices are weights"),
         Method("flops", "multiplications in place of measured time"),
-        Method("shuffled", "a latency table whose times are dealt out at random: the negative control"),
+        Method("shuffled", "a latency table whose times are dealt out at random: a negative control"),
+        Method("swapped", "measured time charged to other layers' channels: a negative control"),
         Method("scratch", "a dense network of the small architecture, from the start", prunes=False),
         Method("torch-pruning", "Torch-Pruning's group-norm pruner at the same weights", prunes=False),
     )
@@ -47,10 +62,11 @@ def goal_of(
     seed: int = 0,
 ) -> Goal:
     """The goal of a method that prunes. `latency`: the model of the target device, for latency targets. `seed`: of the
-    shuffled table, whose times are dealt out to layers of all formats where it is to choose a density, too.
+    controls, "shuffled" and "swapped".
 
-    A latency target is one budget of modelled time for all methods; they differ in the prices that they choose
-    channels by: the time's derivative ("fssl"), weights ("lasso"), multiplications ("flops"), a shuffled table's.
+    A latency target is one budget of modelled time for "fssl", "lasso" and "flops"; they differ in the prices that they
+    choose channels by: the time's derivative, weights, multiplications. The controls do all that "fssl" does by a wrong
+    time, budget and density included: see `_shuffled` and `_swapped`.
     With a sparsity a shuffled table's prices guide a budget of weights, its density left as without the time term. For
     "lasso" a sparsity is by whole channels. Raises InputError for targets a method can't have.
     """
@@ -63,22 +79,22 @@ def goal_of(
             raise InputError("Magnitude pruning has no notion of time; give a sparsity.")
         if latency is None:
             raise InputError("Expected a latency model for a latency target.")
-        wrong = latency.shuffled(seed, across=target.density is None)
+        if method == "shuffled":
+            return _shuffled(target, graph, schedule, latency, seed)
         if target.density is None:
-            target = replace(
-                target, density=density_for(graph, wrong if method == "shuffled" else latency, target.ratio)
-            )
+            target = replace(target, density=density_for(graph, latency, target.ratio))
         assert target.density is not None
         time = TimeCost(graph, latency, target.density)
+        dense = TimeCost(graph, latency).total(_sizes(graph))
+        if method == "swapped":
+            return Goal(target, schedule, _swapped(time, seed), dense)
         guides: dict[str, Cost] = {"fssl": time, "lasso": weights, "flops": TimeCost(graph, flops_model())}
-        guides["shuffled"] = TimeCost(graph, wrong, target.density)
         guide = guides[method]
         schedule = replace(schedule, time=0.0) if method == "lasso" else schedule
-        dense = TimeCost(graph, latency).total({k: space.size for k, space in graph.spaces.items()})
         return Goal(target, schedule, time if method == "fssl" else GuidedCost(time, guide), dense)
     if method == "shuffled" and latency is not None:
         return Goal(target, schedule, GuidedCost(weights, TimeCost(graph, latency.shuffled(seed))))
-    if method in ("flops", "shuffled"):
+    if method in ("flops", "shuffled", "swapped"):
         raise InputError(f"Method {method!r} needs a latency target.")
     if method == "magnitude":
         plain = Sparsity(target.removed, groups=0.0, tile=target.tile)
@@ -87,3 +103,56 @@ def goal_of(
     if method == "lasso":
         return Goal(replace(target, structured=True), replace(schedule, time=0.0), weights)
     return Goal(target, schedule, weights)
+
+
+DRAWS = 1000
+"""Tables that are shuffled in search of one that has a price for what the true one has a price for."""
+
+
+def _shuffled(target: Latency, graph: ChannelGraph, schedule: Schedule, latency: LatencyModel, seed: int) -> Goal:
+    """A budget of the time of a shuffled table, dealt out to layers of all formats where it is to choose a density.
+
+    What is fitted to shuffled times is nearly constant: one neuron a layer takes half to all of the dense network's
+    time, and hardly any budget could be met. A constant is taken off, so that channels make up as large a share of the
+    dense network's time as by the true table; `ratio` is of that. Tables by which the channels of a space cost nothing
+    are drawn again, unless they cost nothing by the true one.
+    """
+    sizes, least = _sizes(graph), least_counts(graph)
+    priced = _priced(graph, latency)
+    for k in range(DRAWS):
+        wrong = latency.shuffled(seed + 1_000_003 * k, across=target.density is None)
+        if priced <= _priced(graph, wrong):
+            break
+    else:
+        raise InputError(f"None of {DRAWS} shuffled latency tables has prices: the table is too small.")
+    true, time = TimeCost(graph, latency), TimeCost(graph, wrong)
+    share = true.total(least) / true.total(sizes)
+    dense = time.total(sizes)
+    less = (time.total(least) - share * dense) / (1 - share) if share < 1 else 0.0
+    if target.density is None:
+        ratio = (less + target.ratio * (dense - less)) / dense
+        target = replace(target, density=density_for(graph, wrong, ratio))
+    assert target.density is not None
+    return Goal(target, schedule, ShiftedCost(TimeCost(graph, wrong, target.density), less), dense - less)
+
+
+def _swapped(time: TimeCost, seed: int) -> SwappedCost:
+    """Measured time with the spaces of channels that cause it exchanged at random, never all left as they are: as much
+    can be saved, by as many zeros, but elsewhere."""
+    spaces = [k for k, space in time.graph.spaces.items() if not space.fixed]
+    if len(spaces) < 2:
+        raise InputError("Method 'swapped' needs channels of at least two layers.")
+    rng = np.random.default_rng(seed)
+    while (order := rng.permutation(spaces).tolist()) == spaces:
+        pass
+    return SwappedCost(time, dict(zip(spaces, order, strict=True)), _sizes(time.graph))
+
+
+def _priced(graph: ChannelGraph, model: LatencyModel) -> set[int]:
+    """Spaces whose channels cost something in the dense network, of those that may lose some."""
+    prices = TimeCost(graph, model).prices(_sizes(graph))
+    return {k for k, space in graph.spaces.items() if not space.fixed and prices[k] > 0}
+
+
+def _sizes(graph: ChannelGraph) -> dict[int, int]:
+    return {k: space.size for k, space in graph.spaces.items()}

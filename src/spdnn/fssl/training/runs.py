@@ -209,7 +209,8 @@ class _Session:
                     latency = compiled_model(data.inputs, outputs=data.classes, batch=job.target_batch, limit=widest)
                 else:
                     latency = latency_model(job.target_device, batch=job.target_batch, limit=widest)
-            goal = goal_of(job.method, job.target, trace(model, self.example), schedule=schedule, latency=latency)
+            graph = trace(model, self.example)
+            goal = goal_of(job.method, job.target, graph, schedule=schedule, latency=latency, seed=job.seed)
             self.pruning = FSSL(
                 model,
                 self.example,
@@ -218,6 +219,7 @@ class _Session:
                 device=job.target_device,
                 latency=latency,
                 cost=goal.cost,
+                dense_cost=goal.dense_cost,
                 schedule=goal.schedule,
                 round_to=job.round_to,
                 keep_zeros=bool(job.radix),
