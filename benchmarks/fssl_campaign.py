@@ -75,8 +75,13 @@ SPLIT_REMOVED = (0.9, 0.94, 0.964, 0.978, 0.988, 0.9925)
 SPLIT_RATIOS = {"cpu1": (0.135, 0.115, 0.098, 0.085, 0.075), "cpu128": (0.15, 0.11, 0.08, 0.06, 0.044, 0.035),
                 "cuda60000": (0.76, 0.66, 0.58, 0.51, 0.45)}  # fmt: skip
 """What networks of `split` that are tuned for nothing remove, and those tuned for a target keep of its dense time."""
+SPLIT_CONTROLS = {"cpu1-shuffled": (0.8, 0.6, 0.4, 0.25, 0.15), "cpu128-shuffled": (0.8, 0.6, 0.4, 0.25, 0.15, 0.08),
+                  "cpu1-swapped": (0.25, 0.19, 0.155, 0.13, 0.112)}  # fmt: skip
+"""What controls keep, where that differs: of a wrong time, so that as much is another size of network."""
 SPLIT_TILES = (0.87, 0.92, 0.953, 0.971, 0.984)
 """What they remove in tiles of four outputs, of which the compiled call brings in the inputs once."""
+CONTROLS = ("shuffled", "swapped")
+"""Methods that do what "fssl" does by a wrong time, another for each seed."""
 ALONE = "cpu128-alone"
 """A curve that doesn't know which inputs are brought in together."""
 MORE = 0.9
@@ -190,11 +195,13 @@ def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
         curves[name] = [Job(target=Sparsity(r, groups=share), **options) for r in removals]
     for device, batch in setting.targets:
         name, on = f"{device}{batch}", {"target_device": device, "target_batch": batch, **options}
-        tried: dict[str, tuple[str, float | None]] = {name: ("fssl", None), f"{name}-shuffled": ("shuffled", None)}
+        tried: dict[str, tuple[str, float | None]] = {name: ("fssl", None)}
+        tried |= {f"{name}-{control}": (control, None) for control in CONTROLS}
         if name != "cpu128":  # where dense networks are chosen, also channels priced by weights
             tried[f"{name}-lasso"] = ("lasso", 1.0)
         for curve, (method, density) in tried.items():
-            curves[curve] = [Job(method=method, target=Latency(r, density), **on) for r in SPLIT_RATIOS[name][:points]]
+            ratios = SPLIT_CONTROLS.get(curve, SPLIT_RATIOS[name])[:points]
+            curves[curve] = [Job(method=method, target=Latency(r, density), **on) for r in ratios]
         shuffled = [Job(method="shuffled", target=Sparsity(r, groups=setting.groups), **on) for r in removals]
         curves[f"off-shuffled-{name}"] = shuffled
     if ("cpu", 128) in setting.targets and setting.variants:
@@ -1115,10 +1122,12 @@ def compared(
     records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]], *, by: str = "test_accuracy"
 ) -> list[dict[str, Any]]:
     """Times of `split`'s curves over that of the networks tuned for a target, on it, at equal accuracy; those of
-    shuffled tables also over that of networks for which no time was known. Curves not timed on a target are left out.
+    controls also over that of networks for which no time was known. Curves not timed on a target are left out.
 
     Of each curve the means over seeds are joined; the geometric mean of the ratio over the accuracies that both curves
-    reach, and the ratio at three of them; 95% intervals by drawing seeds with replacement.
+    reach, and the ratio at three of them; 95% intervals by drawing seeds with replacement. Where each seed has another
+    time to go by, one's networks being dense and another's ruined at the same budget, each seed's points are joined,
+    and the least accurate stands for what is less so.
     """
     rows = []
     seeds = sorted({r["seed"] for r in records})
@@ -1135,7 +1144,8 @@ def compared(
             points[curve] = np.array([[table[label, seed] for seed in seeds] for label in labels])
         if base not in points:
             continue
-        wrong = (f"{base}-shuffled", f"off-shuffled-{base}")  # also against what knows no time
+        controls = [f"{base}-{control}" for control in CONTROLS]
+        wrong = (*controls, f"off-shuffled-{base}")  # also against what knows no time
         pairs = [(base, curve) for curve in points if curve != base]
         pairs += [
             (known, curve) for known in ("off", f"{base}-lasso") for curve in wrong if {known, curve} <= set(points)
@@ -1143,15 +1153,18 @@ def compared(
         pairs += [(ALONE, "off")] * (base == "cpu128" and {ALONE, "off"} <= set(points))
         for against, curve in pairs:
             found = []
-            whole = [_joined(points[c].mean(1)) for c in (against, curve)]
-            low, high = max(w[0][0] for w in whole), min(w[0][-1] for w in whole)
+            first, second = _joined(points[against].mean(1))[0], _joined(points[curve].mean(1))[0]
+            low, high = max(first[0], second[0]), min(first[-1], second[-1])
+            if curve in controls:
+                low, high = first[0], min(first[-1], float(points[curve][..., 0].max(0).mean()))
             if low >= high:
                 continue
             levels = np.linspace(low, high, 11)
+            each = np.array([np.interp(levels, *_joined(own)) for own in points[curve].swapaxes(0, 1)])
             for draw in draws:
                 at = np.searchsorted(seeds, draw)
-                a, b = (_joined(points[c][:, at].mean(1)) for c in (against, curve))
-                found.append(np.interp(levels, *b) - np.interp(levels, *a))
+                a, b = (np.interp(levels, *_joined(points[c][:, at].mean(1))) for c in (against, curve))
+                found.append((each[at].mean(0) if curve in controls else b) - a)
             logs = np.array(found)
             for what, values in (("mean", logs.mean(1)), *((levels[k], logs[:, k]) for k in (2, 5, 8))):
                 ends = np.quantile(values[1:], (0.025, 0.975))

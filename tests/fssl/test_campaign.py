@@ -60,9 +60,8 @@ def test_parts_share_a_device(tmp_path) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert {r["batch"] for r in json.loads((tmp_path / "fssl-latency-model-compiled.json").read_text())} == {1, 128}
     trained = json.loads((tmp_path / "fssl-split.json").read_text())
-    assert {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu1-shuffled", "cpu128", "off-shuffled-cpu1"} <= {
-        r["curve"] for r in trained
-    }
+    wanted = {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu1-shuffled", "cpu1-swapped", "cpu128", "off-shuffled-cpu1"}
+    assert wanted <= {r["curve"] for r in trained}
     assert all(0 < r["density"] <= 1 for r in trained if r["curve"].startswith("cpu"))
     timed = json.loads((tmp_path / "cpu" / "fssl-split.json").read_text())
     assert len(timed) == len(trained)
@@ -84,6 +83,25 @@ def test_curves_are_compared_at_equal_accuracy(monkeypatch) -> None:
     assert {r["curve"] for r in rows} == {"off"}  # one point can't be compared
     assert all(r["times_as_long"] == pytest.approx(1.5) for r in rows)
     assert all(r["low"] <= 1.5 + 1e-9 and r["high"] >= 1.5 - 1e-9 for r in rows)
+
+
+def test_controls_are_compared_seed_by_seed(monkeypatch) -> None:
+    """One table leaves networks dense, the other ruins them at the first budget."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    campaign = importlib.import_module("fssl_campaign")
+    curves = {
+        "cpu1": {1: [(98, 1), (99, 2)], 2: [(98, 1), (99, 2)]},
+        "cpu1-shuffled": {1: [(99, 8), (99, 8)], 2: [(98, 2), (10, 1)]},
+    }
+    records = [
+        {"curve": c, "label": f"{c}{k}", "seed": s, "test_accuracy": float(accuracy), "latency_cpu_1_ms": float(ms)}
+        for c, by_seed in curves.items()
+        for s, points in by_seed.items()
+        for k, (accuracy, ms) in enumerate(points)
+    ]
+    (mean,) = [r for r in campaign.compared(records, [("cpu", 1)]) if r["accuracy"] == "mean"]
+    assert (mean["from_accuracy"], mean["to_accuracy"]) == (98, 98.5)
+    assert 2.5 < mean["times_as_long"] < 4  # 8 and 2 over 1 to 1.4
 
 
 def test_processes_that_share_a_device_agree_on_epochs(tmp_path) -> None:
