@@ -31,7 +31,7 @@ from .ops import Select
 
 Format = Literal["dense", "csr", "ell", "block", "select"]
 FORMATS: tuple[Format, ...] = ("dense", "csr")
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -430,7 +430,8 @@ def compiled_model(
     here (some 10 s) unless it is in the cache folder (SPDNN_CACHE).
 
     Whole networks of two hidden layers with random widths up to `limit`, which read random shares of the inputs and
-    have random shares of their weights, are measured in turns; the least of each counts.
+    have random shares of their weights, are measured in turns; the least of each counts. Inputs that are brought in
+    together are all read or none of them.
     """
     from ..data import cache_folder
     from ..nn.compiled import SINGLE
@@ -441,7 +442,12 @@ def compiled_model(
     path = cache_folder() / f"latency-v{VERSION}-{name}.json"
     if cache and path.exists():
         return LatencyModel.load(path)
-    networks, shapes = zip(*[_random_chain(inputs, outputs, limit, seed + k) for k in range(chains)], strict=True)
+    if batch <= SINGLE:  # rows one by one: dense layers in panels
+        key["multiples"] = [UNROLLED, PANEL]
+    else:
+        key["together"] = COLUMNS
+    drawn = [_random_chain(inputs, outputs, limit, seed + k, key.get("together", 1)) for k in range(chains)]
+    networks, shapes = zip(*drawn, strict=True)
     x = np.random.default_rng(seed).random((batch, inputs), np.float32)
     times = np.full(len(networks), np.inf)
     for _ in range(4):
@@ -449,23 +455,22 @@ def compiled_model(
             found = measure(lambda _, run=network: run(x), torch.zeros(1), seconds=0.008, blocks=4)
             times[k] = min(times[k], found)
     timed = tuple(TimedChain(layers, float(ms)) for layers, ms in zip(shapes, times, strict=True))
-    if batch <= SINGLE:  # rows one by one: dense layers in panels
-        key["multiples"] = [UNROLLED, PANEL]
-    else:
-        key["together"] = COLUMNS
     model = LatencyModel((), key, timed)
     if cache:
         model.save(path)
     return model
 
 
-def _random_chain(inputs: int, outputs: int, limit: int, seed: int) -> tuple[Any, tuple[Shape, ...]]:
-    """A compiled network, and its layers as the compiled call takes them."""
+def _random_chain(inputs: int, outputs: int, limit: int, seed: int, together: int) -> tuple[Any, tuple[Shape, ...]]:
+    """A compiled network, and its layers as the compiled call takes them. together : neighbouring inputs of which it
+    reads all or none."""
     from ..network import SparseLayer, SparseNetwork
     from ..nn.compiled import CompiledNetwork
 
     rng = np.random.default_rng(seed)
-    picked = np.sort(rng.permutation(inputs)[: int(np.exp(rng.uniform(np.log(inputs / 16), np.log(inputs))))])
+    groups = -(-inputs // together)
+    chosen = rng.permutation(groups)[: max(int(np.exp(rng.uniform(np.log(groups / 16), np.log(groups)))), 1)]
+    picked = np.flatnonzero(np.isin(np.arange(inputs) // together, chosen))
     hidden = [int(v) for v in np.exp(rng.uniform(np.log(8), np.log(limit), 2))]
     widths = [len(picked), *hidden, outputs]
     layers, facts = [], []
