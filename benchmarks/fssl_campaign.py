@@ -78,12 +78,13 @@ SPLIT_RATIOS = {"cpu1": (0.135, 0.115, 0.098, 0.085, 0.075), "cpu128": (0.15, 0.
 SPLIT_CONTROLS = {"cpu1-shuffled": (0.8, 0.6, 0.4, 0.25, 0.15), "cpu128-shuffled": (0.8, 0.6, 0.4, 0.25, 0.15, 0.08),
                   "cpu1-swapped": (0.25, 0.19, 0.155, 0.13, 0.112)}  # fmt: skip
 """What controls keep, where that differs: of a wrong time, so that as much is another size of network."""
+SPLIT_WIDE = {"off": (0.976, 0.988, 0.994), "cpu1": (0.025, 0.0125, 0.0065), "cpu128": (0.025, 0.0125, 0.0065),
+              "cuda60000": (0.06, 0.04, 0.03)}  # fmt: skip
+"""The same for two wide hidden layers."""
 SPLIT_TILES = (0.87, 0.92, 0.953, 0.971, 0.984)
 """What they remove in tiles of four outputs, of which the compiled call brings in the inputs once."""
 CONTROLS = ("shuffled", "swapped")
 """Methods that do what "fssl" does by a wrong time, another for each seed."""
-ALONE = "cpu128-alone"
-"""A curve that doesn't know which inputs are brought in together."""
 MORE = 0.9
 """The weight of the teacher's answers that is tried beside the usual one."""
 
@@ -182,14 +183,16 @@ def compact_jobs(setting: Setting) -> list[Job]:
     return jobs
 
 
-def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
-    """784-300-100-10: how dense to be inside chosen by measured time, by none, and by wrong tables, for all targets.
+def split_jobs(setting: Setting, wide: bool = False) -> tuple[list[Job], list[str]]:
+    """How dense to be inside chosen by measured time, by none, and by wrong times, for all targets.
 
+    wide : two hidden layers of `setting.wide`, in place of 784-300-100-10.
     Returns the jobs, and the name of the curve of accuracy against time that each is a point of.
     """
     options: dict[str, Any] = {"norm": setting.norm, "schedule": setting.schedule}
+    options |= {"hidden": (setting.wide,) * 2} if wide else {}
     points = 6 if setting.epochs["split"] > 2 else 1
-    removals = SPLIT_REMOVED[:points]
+    removals = (SPLIT_WIDE["off"] if wide else SPLIT_REMOVED)[:points]
     curves: dict[str, list[Job]] = {}
     for name, share in {"off": setting.groups, "off-0.95": 0.95}.items():
         curves[name] = [Job(target=Sparsity(r, groups=share), **options) for r in removals]
@@ -199,13 +202,15 @@ def split_jobs(setting: Setting) -> tuple[list[Job], list[str]]:
         tried |= {f"{name}-{control}": (control, None) for control in CONTROLS}
         if name != "cpu128":  # where dense networks are chosen, also channels priced by weights
             tried[f"{name}-lasso"] = ("lasso", 1.0)
+        elif wide and setting.variants:
+            tried |= {f"{name}-{density:g}": ("fssl", density) for density in (1.0, 0.3)}
         for curve, (method, density) in tried.items():
-            ratios = SPLIT_CONTROLS.get(curve, SPLIT_RATIOS[name])[:points]
+            ratios = SPLIT_WIDE[name] if wide else SPLIT_CONTROLS.get(curve, SPLIT_RATIOS[name])
+            ratios = (setting.wide_ratio,) if wide and points == 1 else ratios[:points]
             curves[curve] = [Job(method=method, target=Latency(r, density), **on) for r in ratios]
-        shuffled = [Job(method="shuffled", target=Sparsity(r, groups=setting.groups), **on) for r in removals]
-        curves[f"off-shuffled-{name}"] = shuffled
-    if ("cpu", 128) in setting.targets and setting.variants:
-        curves[ALONE] = curves["cpu128"]
+        if not wide:
+            shuffled = [Job(method="shuffled", target=Sparsity(r, groups=setting.groups), **on) for r in removals]
+            curves[f"off-shuffled-{name}"] = shuffled
     chosen = setting.split_jobs or list(curves)
     return [job for c in chosen for job in curves[c]], [c for c in chosen for _ in curves[c]]
 
@@ -363,7 +368,7 @@ class Campaign:
                 self.write("latency-model-gpu", records)
 
     def gpu_sparse(self) -> None:
-        """CSR layers on the last target, added to its table of layers up to 1024 wide."""
+        """CSR layers on the last target, up to 1024 wide, added to its tables."""
         device, batch = self.setting.targets[-1]
         rng = np.random.default_rng(0)
         shapes = []
@@ -376,8 +381,10 @@ class Campaign:
         self.say(f"{device}, {batch} rows: CSR takes {statistics.median(ratios):.2f} times as long as dense layers, "
                  f"at least {min(ratios):.2f}")  # fmt: skip
         if self.setting.tables:
-            whole = LatencyModel((*model.table, *timed), model.facts)
-            whole.save(self.setting.tables / f"{device}-{batch}-1024.json")
+            for widest in dict.fromkeys((1024, max(1024, self.setting.tables_widest))):
+                model = self.latency(device, batch, widest)
+                whole = LatencyModel((*model.table, *timed), model.facts)
+                whole.save(self.setting.tables / f"{device}-{batch}-{widest}.json")
 
     def train_teacher(self, file: Path | None = None, *, wait: bool = False) -> None:
         """The ensemble to distil from; kept in a file, if one is given, and taken from it if it is there.
@@ -607,8 +614,8 @@ class Campaign:
                 self.write(name, records)
             if records:
                 self.summary(records)
-                if name == "split" and len(targets) == len(self.setting.targets):
-                    self.write("split-equal-accuracy", compared(records, targets))
+                if name in ("split", "split-wide") and len(targets) == len(self.setting.targets):
+                    self.write(f"{name}-equal-accuracy", compared(records, targets))
                 if name == "times-gpu":
                     curves = [{**r, "curve": r["method"] if r["method"] != "fssl" else f"{r['device']}{r['batch']}"}
                               for r in records]  # fmt: skip
@@ -737,12 +744,9 @@ class Campaign:
             more, names = split_variants(self.setting)
             jobs, curves = jobs + more, curves + names
         models: list[LatencyModel | None] = []
-        for job, curve in zip(jobs, curves, strict=True):
+        for job in jobs:
             knows = isinstance(job.target, Latency) or job.method == "shuffled"
-            model = self.engine_model(job) if knows else None
-            if model is not None and curve == ALONE:
-                model = LatencyModel(model.table, {**model.facts, "together": 1}, model.chains)
-            models.append(model)
+            models.append(self.engine_model(job) if knows else None)
         recipe = self.setting.recipe("split")
         if self.setting.epochs["split"] > 2:  # as good as 128 at the same epochs, in half the steps
             recipe = replace(recipe, batch=256, rate=1.5 * recipe.rate)
@@ -754,24 +758,40 @@ class Campaign:
             facts = [{**f, "label": f"{label_of(one.job)}-{f['curve']}"} for f, one in zip(facts, found, strict=True)]
             self.record("split-variants", found[first:], 266200, facts=facts[first:])
 
+    def split_wide(self) -> None:
+        """The same for two wide hidden layers, curve by curve, as few of such networks fill a GPU."""
+        jobs, curves = split_jobs(self.setting, wide=True)
+        width = self.setting.wide
+        for curve in dict.fromkeys(curves):
+            mine = [job for job, name in zip(jobs, curves, strict=True) if name == curve]
+            models = [self.engine_model(job) if isinstance(job.target, Latency) else None for job in mine]
+            found = self.fleet(f"split-wide-{curve}", mine, models=models, recipe=self.wide_recipe())
+            facts = [{"curve": curve}] * len(found)
+            dense = self.data.inputs * width + width * width + width * self.data.classes
+            self.record(f"split-wide-{curve}", found, dense, facts=facts, experiment="split-wide")
+            if self.setting.device == "cuda":
+                torch.cuda.empty_cache()
+
     def engine_model(self, job: Job) -> LatencyModel:
         """Of the engine that is fastest on a job's target: on the CPU one compiled call, on a GPU PyTorch's layers."""
+        widest = max(job.hidden)
         if job.target_device != "cpu":  # where networks are filled up to multiples of 8
-            model = self.latency(job.target_device, job.target_batch, 1024)
+            model = self.latency(job.target_device, job.target_batch, max(1024, widest))
             return LatencyModel(model.table, {**model.facts, "multiples": [8, 8]})
-        key, batch = ("compiled", job.target_batch), job.target_batch
-        given = self.setting.tables and self.setting.tables / f"compiled-{batch}.json"
+        key, batch = (f"compiled-{widest}", job.target_batch), job.target_batch
+        given = self.setting.tables and self.setting.tables / f"compiled-{batch}-{widest}.json"
         if key not in self.models:
             known = given and given.exists()
             if given and known:
                 self.models[key] = LatencyModel.load(given)
             else:
                 chains = 200 if self.setting.shapes == 60 else 40
-                shape = {"batch": batch, "limit": 300, "chains": chains}
+                shape = {"batch": batch, "limit": widest, "chains": chains}
                 self.models[key] = compiled_model(self.data.inputs, **shape, cache=False)
                 if given:
                     self.models[key].save(given)
-            self.say(f"latency of compiled networks, batch {batch}: {f'from {given}' if known else 'measured'}")
+            how = f"from {given}" if known else "measured"
+            self.say(f"latency of compiled networks up to {widest} wide, batch {batch}: {how}")
         return self.models[key]
 
     def compiled_check(self) -> None:
@@ -1150,7 +1170,6 @@ def compared(
         pairs += [
             (known, curve) for known in ("off", f"{base}-lasso") for curve in wrong if {known, curve} <= set(points)
         ]
-        pairs += [(ALONE, "off")] * (base == "cpu128" and {ALONE, "off"} <= set(points))
         for against, curve in pairs:
             found = []
             first, second = _joined(points[against].mean(1))[0], _joined(points[curve].mean(1))[0]
@@ -1223,14 +1242,14 @@ def _mean(values: list[float]) -> str:
 
 
 PARTS = ("latency_check", "gpu_tables", "gpu_sparse", "l300", "compact", "plain", "scratch", "m500", "radix", "times",
-         "times_gpu", "targets", "compiled_check", "split", "wall", "wide")  # fmt: skip
+         "times_gpu", "targets", "compiled_check", "split", "split_wide", "wall", "wide")  # fmt: skip
 NO_TEACHER = {"compiled_check", "latency_check", "gpu_tables", "gpu_sparse", "wall"}
 
 
 ALONE = ("latency_check", "compiled_check", "gpu_tables", "gpu_sparse", "wall")
 """Parts that measure, for which nothing else may run."""
 WIDE = ("magnitude", "structured", "off", "cpu1", "cpu128", "cuda60000")
-TIMED = {"split": "split", "wide": "wide", "times_gpu": "times-gpu", "targets": "targets"}
+TIMED = {"split": "split", "split_wide": "split-wide", "wide": "wide", "times_gpu": "times-gpu", "targets": "targets"}
 """Experiments of parts whose networks are timed on the GPU."""
 
 

@@ -81,11 +81,11 @@ def main() -> None:
         campaign.summary(found)
         if name == "times":
             campaign.equal_accuracy(name, found)
-        if name == "split":
+        if name in ("split", "split-wide"):
             targets = [("cpu", 1), ("cpu", 128), ("cuda", 60000)]
             timed_on = [(d, b) for d, b in targets if any(f"latency_{d}_{b}_ms" in r for r in found)]
             rows = [r for by in ("test_accuracy", "held_out_accuracy") for r in compared(found, timed_on, by=by)]
-            campaign.write("split-equal-accuracy", rows)
+            campaign.write(f"{name}-equal-accuracy", rows)
 
 
 if __name__ == "__main__":

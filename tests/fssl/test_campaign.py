@@ -38,6 +38,11 @@ def test_the_campaign_leaves_flat_records(tmp_path) -> None:
     assert all(keys | {"latency_ms"} <= set(r) for name in ("l300", *wide) for r in records(name) if r["seed"] == 1)
     assert {r["experiment"] for name in wide for r in records(name)} == {"wide"}
 
+    run("--only", "split_wide", "--split-jobs", "off,cpu1,cpu1-shuffled", "--times-later")
+    for curve in ("off", "cpu1", "cpu1-shuffled"):
+        assert {(r["curve"], r["experiment"]) for r in records(f"split-wide-{curve}")} == {(curve, "split-wide")}
+    assert {r["network"] for r in records("split-wide-off")} == {records("wide-off")[0]["network"]}
+
     run("--only", "compact,scratch", "--times-later", "--within", "60")
     assert {r["method"] for r in records("compact")} == {"fssl", "lasso", "magnitude"}
     assert {r["architecture"] for r in records("scratch")} == {records("compact")[0]["architecture"]}
