@@ -614,8 +614,10 @@ class Campaign:
                 self.write(name, records)
             if records:
                 self.summary(records)
-                if name in ("split", "split-wide") and len(targets) == len(self.setting.targets):
-                    self.write(f"{name}-equal-accuracy", compared(records, targets))
+                if name == "split" and len(targets) == len(self.setting.targets):
+                    self.write("split-equal-accuracy", compared_both(records, targets))
+                if name == "split-wide":
+                    self.write("split-wide-paired", paired(records, targets))
                 if name == "times-gpu":
                     curves = [{**r, "curve": r["method"] if r["method"] != "fssl" else f"{r['device']}{r['batch']}"}
                               for r in records]  # fmt: skip
@@ -828,9 +830,7 @@ class Campaign:
                 pairs = [(a, b) for a, b in zip(times["fssl"], times[method], strict=True) if a and b]
                 logs = [math.log(b / a) for a, b in pairs]
                 if len(logs) > 1:
-                    mean, half = statistics.mean(logs), statistics.stdev(logs) * stats.t.ppf(0.975, len(logs) - 1)
-                    half /= len(logs) ** 0.5
-                    found = [math.exp(v) for v in (mean, mean - half, mean + half)]
+                    found = [math.exp(v) for v in _interval(logs)]
                     rows.append({"kind": "equal-accuracy", "accuracy": accuracy_level, "method": method})
                     rows[-1] |= {"slower_than_fssl": found[0], "low": found[1], "high": found[2], "seeds": len(logs)}
                     self.say(f"{name}: at {accuracy_level:.2f}% {method} takes {found[0]:.3f}x fssl's time "
@@ -1199,6 +1199,56 @@ def compared(
                         flush=True,
                     )
     return rows
+
+
+def compared_both(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """`compared` by the test set and by held-out images."""
+    return [r for by in ("test_accuracy", "held_out_accuracy") for r in compared(records, targets, by=by)]
+
+
+def paired(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Times of `split_wide`'s curves without the time term, or with another, over that of the networks tuned for a
+    target, on it, budget by budget: accuracies are so close that curves can't be read at an accuracy.
+
+    `times_as_long` is the geometric mean over seeds, `test_gain` and `held_out_gain` by how many points the tuned
+    networks are more accurate, all with their 95% intervals (t).
+    """
+    rows = []
+    seeds = sorted({r["seed"] for r in records})
+    for device, batch in targets:
+        base, key = f"{device}{batch}", f"latency_{device}_{batch}_ms"
+        curves: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
+        for r in records:
+            curves.setdefault(r["curve"], {}).setdefault(r["label"], {})[r["seed"]] = r
+        for curve in curves if base in curves else ():
+            if not curve.startswith(("off", f"{base}-")):  # nor has another target's networks such a budget
+                continue
+            for label, own in zip(curves[curve], curves[base], strict=False):
+                pairs = [(curves[curve][label][s], curves[base][own][s]) for s in seeds]
+                if not all(key in r for pair in pairs for r in pair):
+                    continue
+                rows.append({"kind": "paired", "device": device, "batch": batch, "seeds": len(seeds)})
+                rows[-1] |= {"tuned": own, "label": label, "curve": curve}
+                found = _interval([math.log(a[key] / b[key]) for a, b in pairs])
+                rows[-1] |= dict(zip(("times_as_long", "low", "high"), map(math.exp, found), strict=True))
+                for by in ("test", "held_out"):
+                    gains = _interval([b[f"{by}_accuracy"] - a[f"{by}_accuracy"] for a, b in pairs])
+                    names = (f"{by}_gain", f"{by}_gain_low", f"{by}_gain_high")
+                    rows[-1] |= dict(zip(names, gains, strict=True))
+                print(
+                    f"  {base}: {label} takes {rows[-1]['times_as_long']:.3f} [{rows[-1]['low']:.3f}, "
+                    f"{rows[-1]['high']:.3f}] times as long as {own}, which is more accurate by "
+                    f"{rows[-1]['test_gain']:.3f} [{rows[-1]['test_gain_low']:.3f}, {rows[-1]['test_gain_high']:.3f}]",
+                    flush=True,
+                )
+    return rows
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean and the ends of its 95% interval (t)."""
+    mean = statistics.mean(values)
+    half = statistics.stdev(values) * float(stats.t.ppf(0.975, len(values) - 1)) / len(values) ** 0.5
+    return mean, mean - half, mean + half
 
 
 def _joined(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -109,6 +109,24 @@ def test_controls_are_compared_seed_by_seed(monkeypatch) -> None:
     assert 2.5 < mean["times_as_long"] < 4  # 8 and 2 over 1 to 1.4
 
 
+def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    campaign = importlib.import_module("fssl_campaign")
+    records = []
+    for curve, factor, better in (("cpu128", 1.0, 0.1), ("off", 3.0, 0.0)):
+        for point in range(2):
+            for seed in range(1, 5):
+                facts = {"curve": curve, "label": f"{curve}-{point}", "seed": seed, "test_accuracy": 99 + better}
+                facts |= {"held_out_accuracy": 99 + 2 * better + 0.01 * seed}
+                records.append({**facts, "latency_cpu_128_ms": factor * 2.0**point * 1.1**seed})
+    rows = campaign.paired(records, [("cpu", 128), ("cpu", 1)])
+    assert [(r["tuned"], r["label"]) for r in rows] == [("cpu128-0", "off-0"), ("cpu128-1", "off-1")]
+    for row in rows:
+        assert row["times_as_long"] == pytest.approx(3)
+        assert (row["test_gain"], row["held_out_gain"]) == pytest.approx((0.1, 0.2))
+        assert row["low"] == pytest.approx(3) == row["high"]
+
+
 def test_processes_that_share_a_device_agree_on_epochs(tmp_path) -> None:
     script = ROOT / "benchmarks" / "fssl_campaign.py"
     options = ["--device", "cpu", "--small", "--data", "digits", "--output", str(tmp_path), "--times-later"]
