@@ -799,16 +799,17 @@ class Campaign:
     def compiled_check(self) -> None:
         """How well whole compiled networks that weren't measured are predicted."""
         records = []
-        for batch in [b for device, b in self.setting.targets if device == "cpu"]:
-            model = self.engine_model(Job(method="dense", target_batch=batch))
+        batches = [b for device, b in self.setting.targets if device == "cpu"]
+        for hidden, batch in itertools.product(((300, 100), (self.setting.wide,) * 2), batches):
+            model = self.engine_model(Job(method="dense", hidden=hidden, target_batch=batch))
             chains = 40 if self.setting.shapes == 60 else 12
-            shape = {"batch": batch, "limit": 300, "chains": chains}
+            shape = {"batch": batch, "limit": max(hidden), "chains": chains}
             fresh = compiled_model(self.data.inputs, **shape, seed=10**6, cache=False)
             found = model.agreement(fresh.chains)
-            records.append({"kind": "latency-model", "device": "cpu", "batch": batch, "widest": 300, **found})
+            records.append({"kind": "latency-model", "device": "cpu", "batch": batch, "widest": max(hidden), **found})
             records[-1] |= {"networks": chains, **dict(model.facts), **machine.hardware()}
             records[-1] |= {"table_error": model.agreement(model.chains)["mean_error"]}
-            self.say(f"compiled networks, batch {batch}: Spearman {found['spearman']:.3f}, "
+            self.say(f"compiled networks up to {max(hidden)} wide, batch {batch}: Spearman {found['spearman']:.3f}, "
                      f"error {found['mean_error']:.1%}")  # fmt: skip
         self.write("latency-model-compiled", records)
 
