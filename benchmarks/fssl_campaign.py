@@ -340,7 +340,7 @@ class Campaign:
                 measure_shapes([t.shape for t in model.table], batch=batch, device=device, **rounds)
             )
             records.append({"kind": "latency-model", "device": device, "batch": batch, "widest": widest, **found})
-            records[-1] |= {"table_error": again["mean_error"], **dict(model.facts), **machine.hardware()}
+            records[-1] |= {"table_error": again["mean_error"], **dict(model.facts), **_ran_on()}
             self.say(
                 f"latency model {device} {batch}: Spearman {found['spearman']:.3f}, error {found['mean_error']:.1%}"
             )
@@ -361,7 +361,7 @@ class Campaign:
                 timed = measure_shapes(shapes, batch=batch, device=device, **rounds)
                 found = model.agreement(timed)
                 records.append({"kind": "latency-model", "device": device, "batch": batch, "widest": widest, **found})
-                records[-1] |= {"widths": kind, "shapes": len(shapes), **dict(model.facts), **machine.hardware()}
+                records[-1] |= {"widths": kind, "shapes": len(shapes), **dict(model.facts), **_ran_on()}
                 records[-1] |= {"measured": [[t.shape.inputs, t.shape.outputs, t.ms] for t in timed]}
                 self.say(f"latency model {device} {batch} up to {widest}, {kind}: Spearman {found['spearman']:.3f}, "
                          f"error {found['mean_error']:.1%}")  # fmt: skip
@@ -807,7 +807,7 @@ class Campaign:
             fresh = compiled_model(self.data.inputs, **shape, seed=10**6, cache=False)
             found = model.agreement(fresh.chains)
             records.append({"kind": "latency-model", "device": "cpu", "batch": batch, "widest": max(hidden), **found})
-            records[-1] |= {"networks": chains, **dict(model.facts), **machine.hardware()}
+            records[-1] |= {"networks": chains, **dict(model.facts), **_ran_on()}
             records[-1] |= {"table_error": model.agreement(model.chains)["mean_error"]}
             self.say(f"compiled networks up to {max(hidden)} wide, batch {batch}: Spearman {found['spearman']:.3f}, "
                      f"error {found['mean_error']:.1%}")  # fmt: skip
@@ -872,7 +872,7 @@ class Campaign:
             least = {kind: min(values) for kind, values in seconds.items()}
             rows.append({"kind": "wall", "hidden": list(hidden), "device": setting.device, **least, "all": seconds})
             rows[-1] |= {"ratio": least["fssl"] / least["dense"], "batch": batch, "epochs": epochs}
-            rows[-1] |= {"norm": setting.norm, "steps_recorded": setting.device == "cuda", **machine.hardware()}
+            rows[-1] |= {"norm": setting.norm, "steps_recorded": setting.device == "cuda", **_ran_on()}
             self.say(f"wall time {hidden}, batch {batch}: FSSL {least['fssl']:.2f} s, dense {least['dense']:.2f} s")
             self.write("wall", rows)
 
@@ -1110,6 +1110,13 @@ class Transposed(nn.Module):
             if k + 1 < len(self.layers):
                 y = y.relu_()
         return y.T
+
+
+def _ran_on() -> dict[str, Any]:
+    """What a record that is no network's says of where it came from."""
+    commit, dirty = machine.commit()
+    versions = {**machine.versions(), "torch": torch.__version__}
+    return {**machine.hardware(), "versions": versions, "commit": commit, "dirty": dirty}
 
 
 def _ends(weights: float) -> dict[str, float]:
