@@ -103,6 +103,15 @@ def test_picking_inputs_is_paid_for() -> None:
     assert cost.prices({**counts, k: 399})[first] == pytest.approx(cost.prices(counts)[first])
 
 
+def test_a_table_agrees_with_itself_selections_included() -> None:
+    assert {t.shape.format for t in MODEL.table} == {"dense", "csr", "select"}
+    assert MODEL.agreement(MODEL.table)["mean_error"] < 0.1
+    selections = [t for t in MODEL.table if t.shape.format == "select"]
+    assert MODEL.agreement(selections)["mean_error"] < 0.01
+    wrong = [Timed(t.shape, 2 * t.ms) for t in selections]
+    assert MODEL.agreement(wrong)["mean_error"] == pytest.approx(0.5, abs=0.01)
+
+
 def test_real_layers_are_measured_and_the_table_is_kept(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SPDNN_CACHE", str(tmp_path))
     monkeypatch.setattr(
@@ -134,6 +143,9 @@ def test_whole_networks_in_one_compiled_call_are_modelled(tmp_path) -> None:
     assert again.facts["engine"] == "spdnn-compiled"
     assert again.whole(model.chains[0].shapes) == pytest.approx(model.whole(model.chains[0].shapes))
     assert sorted(c.ms for c in model.shuffled(1).chains) == sorted(c.ms for c in model.chains)
+    by_eight = compiled_model(60, outputs=5, batch=4, limit=40, chains=8, cache=False)
+    assert by_eight.facts["together"] == 8
+    assert all((c.shapes[0].inputs % 8) in (0, 4) for c in by_eight.chains)  # 60 inputs: seven runs and a half
 
     work = lambda s: s.nnz if s.format == "csr" else s.inputs * s.outputs  # noqa: E731
     invented = [TimedChain(c.shapes, 1 + sum(map(work, c.shapes)) / 100) for c in model.chains]

@@ -312,7 +312,10 @@ class LatencyModel:
 
     def whole(self, shapes: Sequence[Shape]) -> float:
         """T̂ of such layers one after the other, from the input on."""
-        layers = sum(self.layer(s.inputs, s.outputs, s.nnz, s.format) for s in shapes)
+        layers = sum(
+            self.select(s.outputs) if s.format == "select" else self.layer(s.inputs, s.outputs, s.nnz, s.format)
+            for s in shapes
+        )
         return self.overhead + layers + (self.select(shapes[0].inputs) if self.chains else 0.0)
 
     def agreement(self, measured: Sequence[Timed | TimedChain]) -> dict[str, float]:
