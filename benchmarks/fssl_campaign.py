@@ -100,7 +100,8 @@ class Setting:
         methods are compared agree on the least epochs any of them can afford. hurry : how much faster than then they
         will be on the whole, as the others end earlier.
     variants : of `m500`, `radix` and `split`, also other settings, to choose among by held-out images.
-    times_later : keep the networks, time none. tables : a folder of latency tables, `DEVICE-BATCH-WIDEST.json`.
+    times_later : keep the networks, time none. tables : a folder of latency tables, `DEVICE-BATCH-WIDEST.json` and
+        `compiled-BATCH-WIDEST.json`; compiled calls that it lacks are measured and kept there.
     """
 
     device: str
