@@ -254,7 +254,7 @@ class ShiftedCost:
 class SwappedCost:
     """A cost charged to the wrong spaces: as much of `payers[k]` as lives in space k is paid for.
 
-    sizes : channels of every space to begin with. From one channel to all of them it is the cost itself.
+    sizes : channels of every space to begin with. From one channel in each to all of them it is the cost itself.
     """
 
     cost: Cost
@@ -276,7 +276,7 @@ class SwappedCost:
         return self._by_payer(self.cost.savings(charged, self.cost.prices(charged)))
 
     def _charged(self, counts: Counts) -> dict[int, int]:
-        paid = {j: 1 + round((counts[k] - 1) * self._scale(k)) for k, j in self.payers.items()}
+        paid = {j: max(1 + round((counts[k] - 1) * self._scale(k)), 0) for k, j in self.payers.items()}
         return {**counts, **paid}
 
     def _by_payer(self, values: Mapping[int, float]) -> dict[int, float]:

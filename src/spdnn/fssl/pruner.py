@@ -87,11 +87,12 @@ class Pruner:
             self.masks = {layer.name: layer.module.weight.detach() != 0 for layer in graph.layers.values()}
         self.support = {name: mask.clone() for name, mask in self.masks.items()}
         self.dense_cost = [g.cost.total(sizes) if g.dense_cost is None else g.dense_cost for g in self.goals]
-        for goal, dense in zip(self.goals, self.dense_cost, strict=True):
+        for m, (goal, dense) in enumerate(zip(self.goals, self.dense_cost, strict=True)):
             least = goal.cost.total(least_counts(graph))
             if least > goal.share * dense * (1 + 1e-9):
+                which = f" of network {m + 1} of {len(self.goals)}" if self.stack else ""
                 raise InputError(
-                    f"The budget {goal.share * dense:.4g} can't be met: with one channel per layer the cost is "
+                    f"The budget {goal.share * dense:.4g}{which} can't be met: with one channel per layer the cost is "
                     f"{least:.4g}, that of the dense network {dense:.4g}. Ask for less."
                 )
         self.entries = [0] * len(self.goals)  # between living channels when stage 2 begins
