@@ -194,7 +194,6 @@ class _Session:
         self.example = torch.zeros(job.target_batch, *data.side, device=job.device)
         model = job.network(data).to(job.device)
         self.dense_weights = sum(int(torch.count_nonzero(p)) for p in model.parameters() if p.ndim == 2)
-        teacher = _teacher(job, data, folder, progress) if job.recipe.distill else None
         self.pruning: FSSL | None = None
         self.rival: rivals.Rival | None = None
         steps = job.recipe.steps(len(data.train[0]))
@@ -227,6 +226,7 @@ class _Session:
         elif job.method == "scratch":
             assert job.like is not None
             model = rivals.drawn_anew(load_model(job.like), seed=job.seed).to(job.device)
+        teacher = _teacher(job, data, folder, progress) if job.recipe.distill else None
         self.trainer = Trainer(model, data, job.recipe, seeds=[job.seed], pruning=self.pruning, teacher=teacher)
         if job.method == "torch-pruning":
             assert isinstance(job.target, Sparsity)
