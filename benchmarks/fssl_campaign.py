@@ -75,8 +75,9 @@ SPLIT_REMOVED = (0.9, 0.94, 0.964, 0.978, 0.988, 0.9925)
 SPLIT_RATIOS = {"cpu1": (0.135, 0.115, 0.098, 0.085, 0.075), "cpu128": (0.15, 0.11, 0.08, 0.06, 0.044, 0.035),
                 "cuda60000": (0.76, 0.66, 0.58, 0.51, 0.45)}  # fmt: skip
 """What networks of `split` that are tuned for nothing remove, and those tuned for a target keep of its dense time."""
-SPLIT_CONTROLS = {"cpu1-shuffled": (0.8, 0.6, 0.4, 0.25, 0.15), "cpu128-shuffled": (0.8, 0.6, 0.4, 0.25, 0.15, 0.08),
-                  "cpu1-swapped": (0.25, 0.19, 0.155, 0.13, 0.112)}  # fmt: skip
+SPLIT_CONTROLS = {"cpu1-shuffled": (0.4, 0.25, 0.15, 0.1, 0.07), "cpu128-shuffled": (0.4, 0.25, 0.15, 0.1, 0.07),
+                  "cuda60000-shuffled": (0.58, 0.45, 0.35, 0.27, 0.2),
+                  "cpu1-swapped": (0.19, 0.155, 0.13, 0.112, 0.1)}  # fmt: skip
 """What controls keep, where that differs: of a wrong time, so that as much is another size of network."""
 SPLIT_WIDE = {"off": (0.976, 0.988, 0.994), "cpu1": (0.025, 0.0125, 0.0065), "cpu128": (0.025, 0.0125, 0.0065),
               "cuda60000": (0.06, 0.04, 0.03)}  # fmt: skip
@@ -99,7 +100,7 @@ class Setting:
     together : time.time() at which processes that share a GPU find out how fast they are; with it, processes whose
         methods are compared agree on the least epochs any of them can afford. hurry : how much faster than then they
         will be on the whole, as the others end earlier.
-    variants : of `m500`, `radix` and `split`, also other settings, to choose among by held-out images.
+    variants : of `m500`, `radix`, `split` and `split_wide`, also other settings, to choose among by held-out images.
     times_later : keep the networks, time none. tables : a folder of latency tables, `DEVICE-BATCH-WIDEST.json` and
         `compiled-BATCH-WIDEST.json`; compiled calls that it lacks are measured and kept there.
     """
@@ -192,7 +193,7 @@ def split_jobs(setting: Setting, wide: bool = False) -> tuple[list[Job], list[st
     """
     options: dict[str, Any] = {"norm": setting.norm, "schedule": setting.schedule}
     options |= {"hidden": (setting.wide,) * 2} if wide else {}
-    points = 6 if setting.epochs["split"] > 2 else 1
+    points = 6 if setting.epochs["wide" if wide else "split"] > 2 else 1
     removals = (SPLIT_WIDE["off"] if wide else SPLIT_REMOVED)[:points]
     curves: dict[str, list[Job]] = {}
     for name, share in {"off": setting.groups, "off-0.95": 0.95}.items():
@@ -212,7 +213,7 @@ def split_jobs(setting: Setting, wide: bool = False) -> tuple[list[Job], list[st
         if not wide:
             shuffled = [Job(method="shuffled", target=Sparsity(r, groups=setting.groups), **on) for r in removals]
             curves[f"off-shuffled-{name}"] = shuffled
-    chosen = setting.split_jobs or list(curves)
+    chosen = [c for c in setting.split_jobs or curves if c in curves]  # not all curves are of both parts
     return [job for c in chosen for job in curves[c]], [c for c in chosen for _ in curves[c]]
 
 
@@ -384,7 +385,9 @@ class Campaign:
         if self.setting.tables:
             for widest in dict.fromkeys((1024, max(1024, self.setting.tables_widest))):
                 model = self.latency(device, batch, widest)
-                whole = LatencyModel((*model.table, *timed), model.facts)
+                others = [t for t in model.table if t.shape.format != "csr"]
+                whole = LatencyModel((*others, *timed), model.facts)
+                self.models[f"{device}-{widest}", batch] = whole
                 whole.save(self.setting.tables / f"{device}-{batch}-{widest}.json")
 
     def train_teacher(self, file: Path | None = None, *, wait: bool = False) -> None:
@@ -503,7 +506,8 @@ class Campaign:
         self.say(f"{1e3 * pace:.2f} ms a step, {decisions:.0f} decisions, {left:.0f} s left: {fits} epochs fit of "
                  f"{recipe.epochs}")  # fmt: skip
         if setting.together is not None:
-            fits = self.agreed(name.split("-")[0], fits, setting.together + REHEARSAL + 4)
+            group = "split-wide" if name.startswith("split-wide") else name.split("-")[0]
+            fits = self.agreed(group, fits, setting.together + REHEARSAL + 4)
         return replace(recipe, epochs=min(recipe.epochs, fits))
 
     def agreed(self, group: str, epochs: int, until: float) -> int:
@@ -589,7 +593,7 @@ class Campaign:
         given = [r for r in given if r.get("model") and (folder / r["model"]).exists()]
         names = sorted(
             dict.fromkeys(r["experiment"] for r in given),
-            key=lambda name: (name != "wide", not name.startswith("times"), name),
+            key=lambda name: (name not in ("wide", "split-wide"), not name.startswith("times"), name),
         )
         names = [name for name in names if not only or name in only]
         for name in names:
@@ -615,7 +619,7 @@ class Campaign:
                 self.write(name, records)
             if records:
                 self.summary(records)
-                if name == "split" and len(targets) == len(self.setting.targets):
+                if name == "split":
                     self.write("split-equal-accuracy", compared_both(records, targets))
                 if name == "split-wide":
                     self.write("split-wide-paired", paired(records, targets))
@@ -764,16 +768,20 @@ class Campaign:
     def split_wide(self) -> None:
         """The same for two wide hidden layers, curve by curve, as few of such networks fill a GPU."""
         jobs, curves = split_jobs(self.setting, wide=True)
-        width = self.setting.wide
-        for curve in dict.fromkeys(curves):
+        width, recipe, ends = self.setting.wide, self.wide_recipe(), self.setting.ends
+        for k, curve in enumerate(names := list(dict.fromkeys(curves))):
             mine = [job for job, name in zip(jobs, curves, strict=True) if name == curve]
             models = [self.engine_model(job) if isinstance(job.target, Latency) else None for job in mine]
-            found = self.fleet(f"split-wide-{curve}", mine, models=models, recipe=self.wide_recipe())
+            if ends is not None:  # the first finds out what all can afford
+                self.setting.ends = time.time() + (ends - time.time()) / len(names) if k == 0 else None
+            found = self.fleet(f"split-wide-{curve}", mine, models=models, recipe=recipe)
+            recipe = found[0].job.recipe
             facts = [{"curve": curve}] * len(found)
             dense = self.data.inputs * width + width * width + width * self.data.classes
             self.record(f"split-wide-{curve}", found, dense, facts=facts, experiment="split-wide")
             if self.setting.device == "cuda":
                 torch.cuda.empty_cache()
+        self.setting.ends = ends
 
     def engine_model(self, job: Job) -> LatencyModel:
         """Of the engine that is fastest on a job's target: on the CPU one compiled call, on a GPU PyTorch's layers."""
@@ -1154,9 +1162,11 @@ def compared(
     controls also over that of networks for which no time was known. Curves not timed on a target are left out.
 
     Of each curve the means over seeds are joined; the geometric mean of the ratio over the accuracies that both curves
-    reach, and the ratio at three of them; 95% intervals by drawing seeds with replacement. Where each seed has another
-    time to go by, one's networks being dense and another's ruined at the same budget, each seed's points are joined,
-    and the least accurate stands for what is less so.
+    reach, and the ratio at three of them; 95% intervals by drawing seeds with replacement.
+
+    Controls have another time to go by for each seed, one's networks being dense and another's ruined at the same
+    budget: each of their networks is compared with the other curve at its accuracy, and the mean over seeds of the mean
+    over a seed's networks is taken. Those that are less or more accurate than all of the other curve are counted only.
     """
     rows = []
     seeds = sorted({r["seed"] for r in records})
@@ -1180,34 +1190,62 @@ def compared(
             (known, curve) for known in ("off", f"{base}-lasso") for curve in wrong if {known, curve} <= set(points)
         ]
         for against, curve in pairs:
-            found = []
-            first, second = _joined(points[against].mean(1))[0], _joined(points[curve].mean(1))[0]
-            low, high = max(first[0], second[0]), min(first[-1], second[-1])
+            about = {"kind": "equal-accuracy", "device": device, "batch": batch, "tuned": against, "curve": curve}
+            about |= {"by": by, "seeds": len(seeds)}
             if curve in controls:
-                low, high = first[0], min(first[-1], float(points[curve][..., 0].max(0).mean()))
+                rows += _control(points[curve], _joined(points[against].mean(1)), about, rng)
+                continue
+            found = []
+            whole = [_joined(points[c].mean(1)) for c in (against, curve)]
+            low, high = max(w[0][0] for w in whole), min(w[0][-1] for w in whole)
             if low >= high:
                 continue
             levels = np.linspace(low, high, 11)
-            each = np.array([np.interp(levels, *_joined(own)) for own in points[curve].swapaxes(0, 1)])
             for draw in draws:
                 at = np.searchsorted(seeds, draw)
-                a, b = (np.interp(levels, *_joined(points[c][:, at].mean(1))) for c in (against, curve))
-                found.append((each[at].mean(0) if curve in controls else b) - a)
+                a, b = (_joined(points[c][:, at].mean(1)) for c in (against, curve))
+                found.append(np.interp(levels, *b) - np.interp(levels, *a))
             logs = np.array(found)
             for what, values in (("mean", logs.mean(1)), *((levels[k], logs[:, k]) for k in (2, 5, 8))):
-                ends = np.quantile(values[1:], (0.025, 0.975))
-                rows.append(
-                    {"kind": "equal-accuracy", "device": device, "batch": batch, "tuned": against, "curve": curve}
-                )
-                rows[-1] |= {"by": by, "from_accuracy": low, "to_accuracy": high, "accuracy": what, "seeds": len(seeds)}
-                rows[-1] |= {"times_as_long": math.exp(values[0]), "low": math.exp(ends[0]), "high": math.exp(ends[1])}
+                rows.append({**about, "from_accuracy": low, "to_accuracy": high, "accuracy": what})
+                rows[-1] |= _drawn(values)
                 if what == "mean":
-                    print(
-                        f"  {base}: {curve} takes {math.exp(values[0]):.3f} [{math.exp(ends[0]):.3f}, "
-                        f"{math.exp(ends[1]):.3f}] times as long as {against}, {low:.2f}% to {high:.2f}%",
-                        flush=True,
-                    )
+                    _say_ratio(rows[-1], f"{low:.2f}% to {high:.2f}%")
     return rows
+
+
+def _control(
+    points: np.ndarray, curve: tuple[np.ndarray, np.ndarray], about: Mapping[str, Any], rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """A row of `compared`, none where fewer than two seeds have networks as accurate as the curve somewhere is."""
+    accuracies, times = curve
+    within = (points[..., 0] >= accuracies[0]) & (points[..., 0] <= accuracies[-1])
+    logs = np.where(within, points[..., 1] - np.interp(points[..., 0], accuracies, times), 0.0)
+    counts = within.sum(0)
+    means = logs.sum(0)[counts > 0] / counts[counts > 0]
+    if len(means) < 2:
+        return []
+    row = {**about, "from_accuracy": accuracies[0], "to_accuracy": accuracies[-1], "accuracy": "mean"}
+    row |= {"networks": int(counts.sum()), "seeds_compared": len(means)}
+    row |= {"less_accurate": int((points[..., 0] < accuracies[0]).sum())}
+    row |= {"more_accurate": int((points[..., 0] > accuracies[-1]).sum())}
+    row |= _drawn(np.array([means.mean(), *(rng.choice(means, len(means)).mean() for _ in range(2000))]))
+    _say_ratio(row, f"{row['networks']} of {points[..., 0].size} networks, {row['more_accurate']} are more accurate")
+    return [row]
+
+
+def _drawn(logs: np.ndarray) -> dict[str, float]:
+    """A ratio and its 95% interval, of its logarithm and of those drawn with replacement."""
+    low, high = np.quantile(logs[1:], (0.025, 0.975))
+    return {"times_as_long": math.exp(logs[0]), "low": math.exp(low), "high": math.exp(high)}
+
+
+def _say_ratio(row: Mapping[str, Any], where: str) -> None:
+    print(
+        f"  {row['device']}{row['batch']}: {row['curve']} takes {row['times_as_long']:.3f} [{row['low']:.3f}, "
+        f"{row['high']:.3f}] times as long as {row['tuned']}, {where}",
+        flush=True,
+    )
 
 
 def compared_both(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
@@ -1232,11 +1270,15 @@ def paired(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, in
         for curve in curves if base in curves else ():
             if not curve.startswith(("off", f"{base}-")):  # nor has another target's networks such a budget
                 continue
-            for label, own in zip(curves[curve], curves[base], strict=False):
-                pairs = [(curves[curve][label][s], curves[base][own][s]) for s in seeds]
-                if not all(key in r for pair in pairs for r in pair):
+            budgets = [_by_weights(curves[c]) for c in (curve, base)]
+            if len(budgets[0]) != len(budgets[1]):
+                continue
+            for label, own in zip(*budgets, strict=True):
+                pairs = [(curves[curve][label].get(s, {}), curves[base][own].get(s, {})) for s in seeds]
+                pairs = [pair for pair in pairs if all(key in r for r in pair)]
+                if len(pairs) < 2:
                     continue
-                rows.append({"kind": "paired", "device": device, "batch": batch, "seeds": len(seeds)})
+                rows.append({"kind": "paired", "device": device, "batch": batch, "seeds": len(pairs)})
                 rows[-1] |= {"tuned": own, "label": label, "curve": curve}
                 found = _interval([math.log(a[key] / b[key]) for a, b in pairs])
                 rows[-1] |= dict(zip(("times_as_long", "low", "high"), map(math.exp, found), strict=True))
@@ -1251,6 +1293,11 @@ def paired(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, in
                     flush=True,
                 )
     return rows
+
+
+def _by_weights(labels: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """The labels of a curve from the largest budget on."""
+    return sorted(labels, key=lambda label: -statistics.mean(r["weights"] for r in labels[label].values()))
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -1383,7 +1430,7 @@ def main() -> None:
     parser.add_argument("--structured-penalty", type=float, default=0.2, help="where only whole neurons are removed")
     parser.add_argument("--regrow", type=float, default=0.1)
     parser.add_argument("--every", type=int, default=400, help="steps between decisions")
-    parser.add_argument("--variants", action="store_true", help="other settings of m500, radix, split, to choose among")
+    parser.add_argument("--variants", action="store_true", help="also other settings of m500, radix, split, split_wide")
     parser.add_argument("--end", type=float, default=0.5, help="share of the training after which masks are fixed")
     parser.add_argument("--structured-end", type=float, default=0.35)
     parser.add_argument("--hold", type=float, default=0.5, help="share of the training before the learning rate falls")
@@ -1397,10 +1444,10 @@ def main() -> None:
     parser.add_argument("--ratios", default=",".join(map(str, GPU_RATIOS)), help="of the dense time, for times_gpu")
     parser.add_argument("--radix-jobs", default="", help="which of radix, as in dense,0.5: shares removed as neurons")
     parser.add_argument("--m500-jobs", default="", help="which of m500, as in dense,0.97,half: see there")
-    parser.add_argument("--split-jobs", default="", help="which curves of split, as in off,cpu128")
+    parser.add_argument("--split-jobs", default="", help="which curves of split and split_wide, as in off,cpu128")
     parser.add_argument("--hurry", type=float, default=1.0, help="times as many epochs as seem to fit in --within")
     parser.add_argument("--after", type=Path, help="file to wait for before anything is done")
-    parser.add_argument("--tables", type=Path, help="a folder of latency tables, DEVICE-BATCH-WIDEST.json")
+    parser.add_argument("--tables", type=Path, help="latency tables, DEVICE-BATCH-WIDEST.json and compiled-…")
     parser.add_argument("--tables-widest", type=int, default=4096, help="the widest layers of gpu_tables")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seconds", type=float, default=400, help="how long to tune")

@@ -104,9 +104,11 @@ def test_controls_are_compared_seed_by_seed(monkeypatch) -> None:
         for s, points in by_seed.items()
         for k, (accuracy, ms) in enumerate(points)
     ]
-    (mean,) = [r for r in campaign.compared(records, [("cpu", 1)]) if r["accuracy"] == "mean"]
-    assert (mean["from_accuracy"], mean["to_accuracy"]) == (98, 98.5)
-    assert 2.5 < mean["times_as_long"] < 4  # 8 and 2 over 1 to 1.4
+    (row,) = campaign.compared(records, [("cpu", 1)])
+    assert (row["from_accuracy"], row["to_accuracy"]) == (98, 99)
+    assert (row["networks"], row["less_accurate"], row["more_accurate"]) == (3, 1, 0)
+    assert row["times_as_long"] == pytest.approx((4 * 2) ** 0.5)  # 8, 8 over 2 and 2 over 1
+    assert (row["low"], row["high"]) == pytest.approx((2, 4))
 
 
 def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
@@ -117,14 +119,17 @@ def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
         for point in range(2):
             for seed in range(1, 5):
                 facts = {"curve": curve, "label": f"{curve}-{point}", "seed": seed, "test_accuracy": 99 + better}
+                facts |= {"weights": 10 + point if curve == "off" else 5 + point}
                 facts |= {"held_out_accuracy": 99 + 2 * better + 0.01 * seed}
                 records.append({**facts, "latency_cpu_128_ms": factor * 2.0**point * 1.1**seed})
     rows = campaign.paired(records, [("cpu", 128), ("cpu", 1)])
-    assert [(r["tuned"], r["label"]) for r in rows] == [("cpu128-0", "off-0"), ("cpu128-1", "off-1")]
+    assert [(r["tuned"], r["label"]) for r in rows] == [("cpu128-1", "off-1"), ("cpu128-0", "off-0")]
     for row in rows:
         assert row["times_as_long"] == pytest.approx(3)
         assert (row["test_gain"], row["held_out_gain"]) == pytest.approx((0.1, 0.2))
         assert row["low"] == pytest.approx(3) == row["high"]
+    lacking = [r for r in records if (r["label"], r["seed"]) != ("off-1", 2)]
+    assert [r["seeds"] for r in campaign.paired(lacking, [("cpu", 128)])] == [3, 4]
 
 
 def test_processes_that_share_a_device_agree_on_epochs(tmp_path) -> None:
