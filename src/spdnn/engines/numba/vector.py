@@ -145,7 +145,7 @@ def block(_, lanes, group, wide, x, x_stride, count, index, weight, bias, y, str
     """
     literals = lanes, group, wide
     lanes, group, wide = (literal.literal_value for literal in literals)
-    width = lanes if AVX512 else min(lanes, 16)
+    width = lanes if AVX512 else min(lanes, 32 if group <= 2 else 16)
 
     def generate(context, builder, __, arguments):
         b = builder
