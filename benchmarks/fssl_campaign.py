@@ -59,6 +59,7 @@ from spdnn.fssl.speed import Speed, _add_own, fastest
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, resting_fleet, train_fleet
 from spdnn.fssl.training.loop import Teacher
+from spdnn.fssl.training.methods import CONTROLS
 from spdnn.fssl.training.runs import record_of, train_teacher
 from spdnn.record import write_json
 
@@ -75,17 +76,18 @@ SPLIT_REMOVED = (0.9, 0.94, 0.964, 0.978, 0.988, 0.9925)
 SPLIT_RATIOS = {"cpu1": (0.135, 0.115, 0.098, 0.085, 0.075), "cpu128": (0.15, 0.11, 0.08, 0.06, 0.044, 0.035),
                 "cuda60000": (0.76, 0.66, 0.58, 0.51, 0.45)}  # fmt: skip
 """What networks of `split` that are tuned for nothing remove, and those tuned for a target keep of its dense time."""
-SPLIT_CONTROLS = {"cpu1-shuffled": (0.4, 0.25, 0.15, 0.1, 0.07), "cpu128-shuffled": (0.4, 0.25, 0.15, 0.1, 0.07),
-                  "cuda60000-shuffled": (0.58, 0.45, 0.35, 0.27, 0.2),
-                  "cpu1-swapped": (0.19, 0.155, 0.13, 0.112, 0.1)}  # fmt: skip
+SPLIT_CONTROLS: Mapping[str, Sequence[float]] = {
+    "cpu1-shuffled": (0.4, 0.25, 0.15, 0.1, 0.07),
+    "cpu128-shuffled": (0.4, 0.25, 0.15, 0.1, 0.07),
+    "cuda60000-shuffled": (0.58, 0.45, 0.35, 0.27, 0.2),
+    "cpu1-swapped": (0.19, 0.155, 0.13, 0.112, 0.1),
+}
 """What controls keep, where that differs: of a wrong time, so that as much is another size of network."""
 SPLIT_WIDE = {"off": (0.976, 0.988, 0.994), "cpu1": (0.025, 0.0125, 0.0065), "cpu128": (0.025, 0.0125, 0.0065),
               "cuda60000": (0.06, 0.04, 0.03)}  # fmt: skip
 """The same for two wide hidden layers."""
 SPLIT_TILES = (0.87, 0.92, 0.953, 0.971, 0.984)
 """What they remove in tiles of four outputs, of which the compiled call brings in the inputs once."""
-CONTROLS = ("shuffled", "swapped")
-"""Methods that do what "fssl" does by a wrong time, another for each seed."""
 MORE = 0.9
 """The weight of the teacher's answers that is tried beside the usual one."""
 
@@ -506,8 +508,7 @@ class Campaign:
         self.say(f"{1e3 * pace:.2f} ms a step, {decisions:.0f} decisions, {left:.0f} s left: {fits} epochs fit of "
                  f"{recipe.epochs}")  # fmt: skip
         if setting.together is not None:
-            group = "split-wide" if name.startswith("split-wide") else name.split("-")[0]
-            fits = self.agreed(group, fits, setting.together + REHEARSAL + 4)
+            fits = self.agreed(name.split("-")[0], fits, setting.together + REHEARSAL + 4)
         return replace(recipe, epochs=min(recipe.epochs, fits))
 
     def agreed(self, group: str, epochs: int, until: float) -> int:
@@ -750,14 +751,10 @@ class Campaign:
         if self.setting.variants and not self.setting.split_jobs:
             more, names = split_variants(self.setting)
             jobs, curves = jobs + more, curves + names
-        models: list[LatencyModel | None] = []
-        for job in jobs:
-            knows = isinstance(job.target, Latency) or job.method == "shuffled"
-            models.append(self.engine_model(job) if knows else None)
         recipe = self.setting.recipe("split")
         if self.setting.epochs["split"] > 2:  # as good as 128 at the same epochs, in half the steps
             recipe = replace(recipe, batch=256, rate=1.5 * recipe.rate)
-        found = self.fleet("split", jobs, models=models, recipe=recipe)
+        found = self.fleet("split", jobs, models=self.engine_models(jobs), recipe=recipe)
         facts = [{"curve": curve} for curve in curves for _ in self.setting.seeds]
         first = usual * len(self.setting.seeds)
         self.record("split", found[:first], 266200, facts=facts[:first])
@@ -771,10 +768,10 @@ class Campaign:
         width, recipe, ends = self.setting.wide, self.wide_recipe(), self.setting.ends
         for k, curve in enumerate(names := list(dict.fromkeys(curves))):
             mine = [job for job, name in zip(jobs, curves, strict=True) if name == curve]
-            models = [self.engine_model(job) if isinstance(job.target, Latency) else None for job in mine]
+            models = self.engine_models(mine)
             if ends is not None:  # the first finds out what all can afford
                 self.setting.ends = time.time() + (ends - time.time()) / len(names) if k == 0 else None
-            found = self.fleet(f"split-wide-{curve}", mine, models=models, recipe=recipe)
+            found = self.fleet(f"split_wide-{curve}", mine, models=models, recipe=recipe)
             recipe = found[0].job.recipe
             facts = [{"curve": curve}] * len(found)
             dense = self.data.inputs * width + width * width + width * self.data.classes
@@ -782,6 +779,11 @@ class Campaign:
             if self.setting.device == "cuda":
                 torch.cuda.empty_cache()
         self.setting.ends = ends
+
+    def engine_models(self, jobs: Sequence[Job]) -> list[LatencyModel | None]:
+        """`engine_model` of each job that knows of time, by its target or by its prices."""
+        knowing = [isinstance(job.target, Latency) or job.method in CONTROLS for job in jobs]
+        return [self.engine_model(job) if knows else None for job, knows in zip(jobs, knowing, strict=True)]
 
     def engine_model(self, job: Job) -> LatencyModel:
         """Of the engine that is fastest on a job's target: on the CPU one compiled call, on a GPU PyTorch's layers."""
@@ -1286,12 +1288,9 @@ def paired(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, in
                     gains = _interval([b[f"{by}_accuracy"] - a[f"{by}_accuracy"] for a, b in pairs])
                     names = (f"{by}_gain", f"{by}_gain_low", f"{by}_gain_high")
                     rows[-1] |= dict(zip(names, gains, strict=True))
-                print(
-                    f"  {base}: {label} takes {rows[-1]['times_as_long']:.3f} [{rows[-1]['low']:.3f}, "
-                    f"{rows[-1]['high']:.3f}] times as long as {own}, which is more accurate by "
-                    f"{rows[-1]['test_gain']:.3f} [{rows[-1]['test_gain_low']:.3f}, {rows[-1]['test_gain_high']:.3f}]",
-                    flush=True,
-                )
+                gain, low, high = (rows[-1][f"test_gain{end}"] for end in ("", "_low", "_high"))
+                where = f"which is more accurate by {gain:.3f} [{low:.3f}, {high:.3f}]"
+                _say_ratio({**rows[-1], "curve": label}, where)
     return rows
 
 

@@ -219,7 +219,7 @@ def test_the_knapsack_fills_its_budget() -> None:
     graph = trace(mlp(30, 20, 10, 4), torch.randn(2, 30))
     cost = WeightCost(graph)
     rng = np.random.default_rng(0)
-    counts = {k: space.size for k, space in graph.spaces.items()}
+    counts = graph.sizes
     importance = {k: rng.random(n) for k, n in counts.items() if not graph.spaces[k].fixed}
     for budget in (700.0, 300.0, 80.0, 9.0):
         gone = knapsack(cost, counts, importance, budget)

@@ -79,7 +79,7 @@ def test_flops_count_multiplications() -> None:
 def test_prices_are_the_derivative_of_the_total() -> None:
     graph = trace(mlp(400, 30, 20, 10), torch.randn(2, 400))
     cost = TimeCost(graph, MODEL)
-    counts = {k: space.size for k, space in graph.spaces.items()}
+    counts = graph.sizes
     prices = cost.prices(counts)
     for k, n in counts.items():
         difference = (cost.total({**counts, k: n + 1}) - cost.total({**counts, k: n - 1})) / 2
@@ -92,7 +92,7 @@ def test_prices_are_the_derivative_of_the_total() -> None:
 def test_picking_inputs_is_paid_for() -> None:
     graph = trace(mlp(400, 30, 10), torch.randn(2, 400))
     cost = TimeCost(graph, MODEL)
-    counts = {k: space.size for k, space in graph.spaces.items()}
+    counts = graph.sizes
     k = graph.input_space
     whole = cost.total(counts)
     assert cost.total({**counts, k: 399}) == whole  # reading all is faster
@@ -152,7 +152,7 @@ def test_whole_networks_in_one_compiled_call_are_modelled(tmp_path) -> None:
     exact = LatencyModel((), {}, tuple(invented))
     assert exact.agreement(invented)["mean_error"] < 0.05
     graph = trace(mlp(60, 30, 5), torch.randn(2, 60))
-    counts = {k: space.size for k, space in graph.spaces.items()}
+    counts = graph.sizes
     assert TimeCost(graph, exact).total(counts) == pytest.approx(1 + 60 * 30 / 100 + 30 * 5 / 100, rel=0.2)
 
 
@@ -179,7 +179,7 @@ def test_a_channel_that_begins_a_panel_saves_the_panel() -> None:
     model = LatencyModel(tuple(Timed(s, 1 + 0.01 * padded(s)) for s in shapes), {"multiples": [4, 16]})
     graph = trace(mlp(64, 49, 40, 10), torch.randn(2, 64))
     cost = TimeCost(graph, model)
-    counts = {k: space.size for k, space in graph.spaces.items()}
+    counts = graph.sizes
     k = graph.layers["0"].writes
     savings = lambda counts: cost.savings(counts, cost.prices(counts))  # noqa: E731
     saved = cost.total(counts) - cost.total({**counts, k: 48})
@@ -202,7 +202,7 @@ def test_measured_time_says_how_dense_to_be() -> None:
     dense, sparse = (LatencyModel(tuple(Timed(s, times[s]) for s in shapes)) for times in (slow, fast))
     assert density_for(graph, dense, 0.1) == 1
     assert density_for(graph, sparse, 0.1) < 0.5
-    sizes = {k: space.size for k, space in graph.spaces.items()}
+    sizes = graph.sizes
     whole, half = TimeCost(graph, sparse), TimeCost(graph, sparse, 0.5)
     assert half.total(sizes) < 0.6 * whole.total(sizes)
     assert max(half.prices(sizes).values()) < max(whole.prices(sizes).values())

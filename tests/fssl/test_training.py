@@ -13,7 +13,7 @@ from torch import nn
 
 from spdnn.errors import InputError
 from spdnn.fssl import FSSL, Latency, Schedule, Sparsity, facts_of, flops_model, load_state, save_state
-from spdnn.fssl.budget import Cost, SwappedCost, TimeCost, knapsack, least_counts
+from spdnn.fssl.budget import Cost, SwappedCost, TimeCost, knapsack, shrunk
 from spdnn.fssl.fleet import Fleet
 from spdnn.fssl.latency import LatencyModel, Timed, grid
 from spdnn.fssl.pruner import Pruner
@@ -200,13 +200,13 @@ def device(call: float = 0.01) -> LatencyModel:
 
 def ends(graph: ChannelGraph, cost: Cost) -> tuple[float, float]:
     """The cost of the dense network, and with one channel a layer."""
-    return cost.total({k: space.size for k, space in graph.spaces.items()}), cost.total(least_counts(graph))
+    return cost.total(graph.sizes), cost.total(shrunk(graph, 0.0))
 
 
 @pytest.mark.parametrize("density", [1.0, None])
 def test_a_shuffled_table_has_a_budget_of_its_own(density: float | None) -> None:
     graph, model = trace(dense_network([784, 300, 100, 10]), torch.zeros(2, 784)), device()
-    sizes = {k: space.size for k, space in graph.spaces.items()}
+    sizes = graph.sizes
     dense, least = ends(graph, TimeCost(graph, model))
     ratio = 1.01 * least / dense
     raw = [ends(graph, TimeCost(graph, model.shuffled(s, across=density is None))) for s in range(5)]
@@ -229,7 +229,7 @@ def test_a_shuffled_table_has_a_budget_of_its_own(density: float | None) -> None
 
 def test_swapped_time_is_as_much_for_other_channels() -> None:
     graph, model = trace(dense_network([784, 300, 100, 10]), torch.zeros(2, 784)), device()
-    sizes = {k: space.size for k, space in graph.spaces.items()}
+    sizes = graph.sizes
     time = TimeCost(graph, model)
     orders = set()
     for seed in range(20):

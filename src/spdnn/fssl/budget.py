@@ -141,11 +141,14 @@ class TimeCost:
     def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
         """The prices, but where layers take as long as those of the next multiples: a channel's share of what is saved
         by giving up all down to the multiple below, so that the few that begin a panel are dear."""
-        found, multiple = dict(prices), math.lcm(*self.model.multiples)
+        multiple = math.lcm(*self.model.multiples)
+        if multiple == 1:
+            return prices
+        found, total = dict(prices), self.total(counts)
         for k in found:
             fewer = (counts[k] - 1) // multiple * multiple
-            if multiple > 1 and fewer > 0 and k != self.graph.input_space:
-                saved = self.total(counts) - self.total({**counts, k: fewer})
+            if fewer > 0 and k != self.graph.input_space:
+                saved = total - self.total({**counts, k: fewer})
                 found[k] = max(saved, 0.0) / (counts[k] - fewer)
         return found
 
@@ -187,67 +190,46 @@ def density_for(graph: ChannelGraph, model: LatencyModel, ratio: float) -> float
     For each density all prunable spaces shrink alike until the modelled time is met; the most worth (`WORTH`) wins.
     Where zeros cost as much as weights, nothing is gained by them, and the answer is 1.
     """
-    sizes = {k: space.size for k, space in graph.spaces.items()}
-    budget = ratio * TimeCost(graph, model).total(sizes)
+    budget = ratio * TimeCost(graph, model).total(graph.sizes)
     best, most = 1.0, 0.0
     for density in DENSITIES:
         cost = TimeCost(graph, model, density)
         low, high = 0.0, 1.0
         for _ in range(20):
             middle = 0.5 * (low + high)
-            low, high = (middle, high) if cost.total(_shrunk(graph, middle)) <= budget else (low, middle)
-        entries = WeightCost(graph).total(_shrunk(graph, low))
+            low, high = (middle, high) if cost.total(shrunk(graph, middle)) <= budget else (low, middle)
+        entries = WeightCost(graph).total(shrunk(graph, low))
         worth = entries * density ** (1 - WORTH)
-        if cost.total(_shrunk(graph, low)) <= budget and worth > most:
+        if cost.total(shrunk(graph, low)) <= budget and worth > most:
             best, most = density, worth
     return best
 
 
-def _shrunk(graph: ChannelGraph, share: float) -> dict[int, int]:
-    sizes = {k: space.size for k, space in graph.spaces.items()}
-    return {k: n if graph.spaces[k].fixed else max(round(share * n), 1) for k, n in sizes.items()}
+def shrunk(graph: ChannelGraph, share: float) -> dict[int, int]:
+    """This share of every space that may lose channels, one of each at least."""
+    return {k: n if graph.spaces[k].fixed else max(round(share * n), 1) for k, n in graph.sizes.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class GuidedCost:
-    """The budget of one cost, the prices of another: what choosing by the wrong prices comes to."""
+    """The budget of one cost, less a constant, the prices of another: what choosing by the wrong prices comes to."""
 
     budget: Cost
     guide: Cost
+    less: float = 0.0
 
     @property
     def together(self) -> int:
         return self.guide.together
 
     def total(self, counts: Counts) -> float:
-        return self.budget.total(counts)
+        return self.budget.total(counts) - self.less
 
     def prices(self, counts: Counts) -> dict[int, float]:
         return self.guide.prices(counts)
 
     def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
         return self.guide.savings(counts, prices)
-
-
-@dataclass(frozen=True, eq=False)
-class ShiftedCost:
-    """A cost less a constant, which is in no price."""
-
-    cost: Cost
-    less: float
-
-    @property
-    def together(self) -> int:
-        return self.cost.together
-
-    def total(self, counts: Counts) -> float:
-        return self.cost.total(counts) - self.less
-
-    def prices(self, counts: Counts) -> dict[int, float]:
-        return self.cost.prices(counts)
-
-    def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
-        return self.cost.savings(counts, prices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,11 +266,6 @@ class SwappedCost:
 
     def _scale(self, k: int) -> float:
         return (self.sizes[self.payers[k]] - 1) / max(self.sizes[k] - 1, 1)
-
-
-def least_counts(graph: ChannelGraph) -> dict[int, int]:
-    """One channel in every space that may lose some."""
-    return {k: space.size if space.fixed else 1 for k, space in graph.spaces.items()}
 
 
 def knapsack(

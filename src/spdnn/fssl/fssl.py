@@ -65,7 +65,7 @@ class FSSL:
         self.model, self.example, self.device = model, example_input, device
         self.schedule, self.round_to = schedule or Schedule(), round_to
         self.graph: ChannelGraph = trace(model, example_input, ignore=ignore)
-        self.dense_widths = {k: space.size for k, space in self.graph.spaces.items()}
+        self.dense_widths = self.graph.sizes
         if latency is None and isinstance(target, Latency):
             widest = max(self.dense_widths.values())
             latency = latency_model(device, batch=example_input.shape[0], limit=widest)
@@ -162,7 +162,7 @@ class FSSL:
 
     def _shrink(self) -> None:
         """Cut away what is dead, once there is enough of it."""
-        sizes = {k: space.size for k, space in self.graph.spaces.items()}
+        sizes = self.graph.sizes
         inputs = compaction.can_select_inputs(self.graph)
         plan = compaction.plan_compaction(self.graph, self.example, round_to=self.round_to, fold=False, inputs=inputs)
         if max(1 - width / sizes[k] for k, width in plan.widths().items()) < max(self.schedule.shrink, 1e-9):

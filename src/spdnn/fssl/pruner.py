@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .budget import Cost, Latency, Target, knapsack, least_counts
+from .budget import Cost, Latency, Target, knapsack, shrunk
 from .proximal import group_norms, scale_groups_, shrink_factors, soft_threshold_
 from .schedule import Schedule, Stage, budget_at
 from .trace import ChannelGraph, Layer
@@ -70,7 +70,7 @@ class Pruner:
             raise InputError(f"Expected {len(self.members)} goals, one a network, got {len(self.goals)}.")
         if keep_zeros and any(goal.structured for goal in self.goals):
             raise InputError("A network that starts sparse needs a target of single weights (structured=False).")
-        sizes = {k: space.size for k, space in graph.spaces.items()}
+        sizes = graph.sizes
         self.alive = {k: self._full((n,), True) for k, n in sizes.items()}
         self.importance = {k: self._full((sizes[k],), 0.0) for k in self.prunable()}
         self.curvature: dict[str, torch.Tensor] = {}
@@ -88,7 +88,7 @@ class Pruner:
         self.support = {name: mask.clone() for name, mask in self.masks.items()}
         self.dense_cost = [g.cost.total(sizes) if g.dense_cost is None else g.dense_cost for g in self.goals]
         for m, (goal, dense) in enumerate(zip(self.goals, self.dense_cost, strict=True)):
-            least = goal.cost.total(least_counts(graph))
+            least = goal.cost.total(shrunk(graph, 0.0))
             if least > goal.share * dense * (1 + 1e-9):
                 which = f" of network {m + 1} of {len(self.goals)}" if self.stack else ""
                 raise InputError(

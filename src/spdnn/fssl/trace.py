@@ -84,6 +84,11 @@ class ChannelGraph:
     def __post_init__(self) -> None:
         self.inputs = self.inputs or self.spaces[self.input_space].size
 
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Channels of every space."""
+        return {k: space.size for k, space in self.spaces.items()}
+
     def readers(self, space: int) -> list[Layer]:
         return [layer for layer in self.layers.values() if layer.reads == space]
 

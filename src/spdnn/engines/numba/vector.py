@@ -145,7 +145,7 @@ def block(_, lanes, group, wide, x, x_stride, count, index, weight, bias, y, str
     """
     literals = lanes, group, wide
     lanes, group, wide = (literal.literal_value for literal in literals)
-    width = lanes if AVX512 else min(lanes, 32 if group <= 2 else 16)
+    width = lanes if AVX512 else min(lanes, 32 if group <= 2 else 16)  # sums enough to hide what one waits for
 
     def generate(context, builder, __, arguments):
         b = builder

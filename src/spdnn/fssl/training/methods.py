@@ -12,14 +12,13 @@ from ..budget import (
     Cost,
     GuidedCost,
     Latency,
-    ShiftedCost,
     Sparsity,
     SwappedCost,
     Target,
     TimeCost,
     WeightCost,
     density_for,
-    least_counts,
+    shrunk,
 )
 from ..latency import LatencyModel, flops_model
 from ..pruner import Goal
@@ -52,6 +51,10 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+CONTROLS = ("shuffled", "swapped")
+"""Methods that do what "fssl" does by a wrong time, another for each seed."""
+
+
 def goal_of(
     method: str,
     target: Target,
@@ -62,7 +65,7 @@ def goal_of(
     seed: int = 0,
 ) -> Goal:
     """The goal of a method that prunes. `latency`: the model of the target device, for latency targets. `seed`: of the
-    controls, "shuffled" and "swapped".
+    `CONTROLS`.
 
     A latency target is one budget of modelled time for "fssl", "lasso" and "flops"; they differ in the prices that they
     choose channels by: the time's derivative, weights, multiplications. The controls do all that "fssl" does by a wrong
@@ -85,7 +88,7 @@ def goal_of(
             target = replace(target, density=density_for(graph, latency, target.ratio))
         assert target.density is not None
         time = TimeCost(graph, latency, target.density)
-        dense = TimeCost(graph, latency).total(_sizes(graph))
+        dense = TimeCost(graph, latency).total(graph.sizes)
         if method == "swapped":
             return Goal(target, schedule, _swapped(time, seed), dense)
         guides: dict[str, Cost] = {"fssl": time, "lasso": weights, "flops": TimeCost(graph, flops_model())}
@@ -94,7 +97,7 @@ def goal_of(
         return Goal(target, schedule, time if method == "fssl" else GuidedCost(time, guide), dense)
     if method == "shuffled" and latency is not None:
         return Goal(target, schedule, GuidedCost(weights, TimeCost(graph, latency.shuffled(seed))))
-    if method in ("flops", "shuffled", "swapped"):
+    if method in ("flops", *CONTROLS):
         raise InputError(f"Method {method!r} needs a latency target.")
     if method == "magnitude":
         plain = Sparsity(target.removed, groups=0.0, tile=target.tile)
@@ -117,7 +120,7 @@ def _shuffled(target: Latency, graph: ChannelGraph, schedule: Schedule, latency:
     dense network's time as by the true table; `ratio` is of that. Tables by which the channels of a space cost nothing
     are drawn again, unless they cost nothing by the true one.
     """
-    sizes, least = _sizes(graph), least_counts(graph)
+    sizes, least = graph.sizes, shrunk(graph, 0.0)
     priced = _priced(graph, latency)
     for k in range(DRAWS):
         wrong = latency.shuffled(seed + 1_000_003 * k, across=target.density is None)
@@ -133,7 +136,8 @@ def _shuffled(target: Latency, graph: ChannelGraph, schedule: Schedule, latency:
         ratio = (less + target.ratio * (dense - less)) / dense
         target = replace(target, density=density_for(graph, wrong, ratio))
     assert target.density is not None
-    return Goal(target, schedule, ShiftedCost(TimeCost(graph, wrong, target.density), less), dense - less)
+    time = TimeCost(graph, wrong, target.density)
+    return Goal(target, schedule, GuidedCost(time, time, less), dense - less)
 
 
 def _swapped(time: TimeCost, seed: int) -> SwappedCost:
@@ -145,14 +149,10 @@ def _swapped(time: TimeCost, seed: int) -> SwappedCost:
     rng = np.random.default_rng(seed)
     while (order := rng.permutation(spaces).tolist()) == spaces:
         pass
-    return SwappedCost(time, dict(zip(spaces, order, strict=True)), _sizes(time.graph))
+    return SwappedCost(time, dict(zip(spaces, order, strict=True)), time.graph.sizes)
 
 
 def _priced(graph: ChannelGraph, model: LatencyModel) -> set[int]:
     """Spaces whose channels cost something in the dense network, of those that may lose some."""
-    prices = TimeCost(graph, model).prices(_sizes(graph))
+    prices = TimeCost(graph, model).prices(graph.sizes)
     return {k for k, space in graph.spaces.items() if not space.fixed and prices[k] > 0}
-
-
-def _sizes(graph: ChannelGraph) -> dict[int, int]:
-    return {k: space.size for k, space in graph.spaces.items()}
