@@ -212,9 +212,9 @@ def split_jobs(setting: Setting, wide: bool = False) -> tuple[list[Job], list[st
             ratios = SPLIT_WIDE[name] if wide else SPLIT_CONTROLS.get(curve, SPLIT_RATIOS[name])
             ratios = (setting.wide_ratio,) if wide and points == 1 else ratios[:points]
             curves[curve] = [Job(method=method, target=Latency(r, density), **on) for r in ratios]
-        if not wide:
-            shuffled = [Job(method="shuffled", target=Sparsity(r, groups=setting.groups), **on) for r in removals]
-            curves[f"off-shuffled-{name}"] = shuffled
+        for kind, method in {"timed": "fssl", **dict(zip(CONTROLS, CONTROLS, strict=True))}.items():
+            timed = [Sparsity(r, groups=setting.groups, timed=True) for r in removals]
+            curves[f"off-{kind}-{name}"] = [Job(method=method, target=t, **on) for t in timed]
     chosen = [c for c in setting.split_jobs or curves if c in curves]  # not all curves are of both parts
     return [job for c in chosen for job in curves[c]], [c for c in chosen for _ in curves[c]]
 
@@ -438,7 +438,7 @@ class Campaign:
         recipe = recipe or self.setting.recipe(name)
         models = list(models)
         for job in jobs[len(models) :]:
-            timed = isinstance(job.target, Latency)
+            timed = job.target is not None and job.target.timed
             widest = max(data.inputs, *job.hidden, 1024)
             models.append(self.latency(job.target_device, job.target_batch, widest) if timed else None)
         hidden = jobs[0].hidden
@@ -781,8 +781,8 @@ class Campaign:
         self.setting.ends = ends
 
     def engine_models(self, jobs: Sequence[Job]) -> list[LatencyModel | None]:
-        """`engine_model` of each job that knows of time, by its target or by its prices."""
-        knowing = [isinstance(job.target, Latency) or job.method in CONTROLS for job in jobs]
+        """`engine_model` of each job that knows of time."""
+        knowing = [job.target is not None and job.target.timed for job in jobs]
         return [self.engine_model(job) if knows else None for job, knows in zip(jobs, knowing, strict=True)]
 
     def engine_model(self, job: Job) -> LatencyModel:
@@ -1169,6 +1169,7 @@ def compared(
     Controls have another time to go by for each seed, one's networks being dense and another's ruined at the same
     budget: each of their networks is compared with the other curve at its accuracy, and the mean over seeds of the mean
     over a seed's networks is taken. Those that are less or more accurate than all of the other curve are counted only.
+    Those of a budget of weights are compared both ways.
     """
     rows = []
     seeds = sorted({r["seed"] for r in records})
@@ -1186,16 +1187,15 @@ def compared(
         if base not in points:
             continue
         controls = [f"{base}-{control}" for control in CONTROLS]
-        wrong = (*controls, f"off-shuffled-{base}")  # also against what knows no time
         pairs = [(base, curve) for curve in points if curve != base]
-        pairs += [
-            (known, curve) for known in ("off", f"{base}-lasso") for curve in wrong if {known, curve} <= set(points)
-        ]
+        for known in ("off", "off-0.95", f"{base}-lasso"):  # also against what knows no time
+            pairs += [(known, curve) for curve in (*controls, *_priced(base)) if {known, curve} <= set(points)]
         for against, curve in pairs:
             about = {"kind": "equal-accuracy", "device": device, "batch": batch, "tuned": against, "curve": curve}
             about |= {"by": by, "seeds": len(seeds)}
-            if curve in controls:
+            if curve in (*controls, *_priced(base)[1:]):
                 rows += _control(points[curve], _joined(points[against].mean(1)), about, rng)
+            if curve in controls:
                 continue
             found = []
             whole = [_joined(points[c].mean(1)) for c in (against, curve)]
@@ -1214,6 +1214,11 @@ def compared(
                 if what == "mean":
                     _say_ratio(rows[-1], f"{low:.2f}% to {high:.2f}%")
     return rows
+
+
+def _priced(base: str) -> list[str]:
+    """Curves whose budgets are of weights, and whose prices are times, measured on a target or wrong."""
+    return [f"off-{kind}-{base}" for kind in ("timed", *CONTROLS)]
 
 
 def _control(
@@ -1257,7 +1262,8 @@ def compared_both(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[
 
 def paired(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
     """Times of `split_wide`'s curves without the time term, or with another, over that of the networks tuned for a
-    target, on it, budget by budget: accuracies are so close that curves can't be read at an accuracy.
+    target, on it, budget by budget: accuracies are so close that curves can't be read at an accuracy. Those of a budget
+    of weights whose prices are times also over those without the time term.
 
     `times_as_long` is the geometric mean over seeds, `test_gain` and `held_out_gain` by how many points the tuned
     networks are more accurate, all with their 95% intervals (t).
@@ -1269,14 +1275,16 @@ def paired(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, in
         curves: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
         for r in records:
             curves.setdefault(r["curve"], {}).setdefault(r["label"], {})[r["seed"]] = r
-        for curve in curves if base in curves else ():
-            if not curve.startswith(("off", f"{base}-")):  # nor has another target's networks such a budget
+        alike = [c for c in curves if c in ("off", "off-0.95", *_priced(base)) or c.startswith(f"{base}-")]
+        against = [(base, c) for c in alike] + [("off", c) for c in _priced(base)]
+        for known, curve in against:
+            if not {known, curve} <= set(curves):
                 continue
-            budgets = [_by_weights(curves[c]) for c in (curve, base)]
+            budgets = [_by_weights(curves[c]) for c in (curve, known)]
             if len(budgets[0]) != len(budgets[1]):
                 continue
             for label, own in zip(*budgets, strict=True):
-                pairs = [(curves[curve][label].get(s, {}), curves[base][own].get(s, {})) for s in seeds]
+                pairs = [(curves[curve][label].get(s, {}), curves[known][own].get(s, {})) for s in seeds]
                 pairs = [pair for pair in pairs if all(key in r for r in pair)]
                 if len(pairs) < 2:
                     continue
@@ -1330,12 +1338,13 @@ def label_of(job: Job) -> str:
             parts.append(f"structured-penalty{job.schedule.penalty:g}")
         elif job.method == "fssl":
             parts.append(f"groups{job.target.groups:g}")
+            parts += [f"timed-{job.target_device}{job.target_batch}"] * job.target.timed
             parts += ["tile" + "x".join(map(str, job.target.tile))] * (job.target.tile != (1, 1))
             usual = Setting("cpu", [], {}).schedule
             for key, name in (("weights_end", "end"), ("penalty", "penalty"), ("regrow", "regrow")):
                 value = getattr(job.schedule, key)
                 parts += [f"{name}{value:g}"] * (value != getattr(usual, key))
-        elif job.method == "shuffled":
+        elif job.method in CONTROLS:
             parts.append(f"groups{job.target.groups:g}-{job.target_device}{job.target_batch}")
     parts += [f"distill{job.recipe.distill:g}"] * (job.recipe.distill not in (0, Setting.distill))
     return "-".join([*parts, *["plain"] * (not job.norm)])

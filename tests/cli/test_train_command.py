@@ -54,6 +54,7 @@ def test_it_trains_prunes_and_records(capsys, tmp_path) -> None:
         ["--method", "lasso", "--remove", "0.8"],
         ["--method", "flops", "--latency", "0.9", "--target-batch", "256"],
         ["--latency", "0.5", "--density", "auto", "--target-batch", "16"],
+        ["--remove", "0.8", "--timed", "--target-batch", "16"],
         ["--distill", "0.5", "--teachers", "2", "--augment", "0"],
     ],
 )
@@ -115,6 +116,8 @@ def test_options_that_do_not_fit_are_refused(capsys, tmp_path) -> None:
     for arguments, message in (
         (["--latency", "0.5", "--remove", "0.9"], "got both"),
         (["--remove", "0.9", "--density", "auto"], "--density with --latency"),
+        (["--latency", "0.5", "--timed"], "--timed with --remove"),
+        (["--method", "flops", "--remove", "0.5"], "sparsity that is timed"),
         (["--latency", "0.5", "--density", "much"], "a share or auto"),
         (["--method", "fsll"], "Did you mean 'fssl'"),
         (["--method", "magnitude", "--latency", "0.5"], "no notion of time"),

@@ -65,7 +65,8 @@ def test_parts_share_a_device(tmp_path) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert {r["batch"] for r in json.loads((tmp_path / "fssl-latency-model-compiled.json").read_text())} == {1, 128}
     trained = json.loads((tmp_path / "fssl-split.json").read_text())
-    wanted = {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu1-shuffled", "cpu1-swapped", "cpu128", "off-shuffled-cpu1"}
+    wanted = {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu1-shuffled", "cpu1-swapped", "cpu128"}
+    wanted |= {f"off-{kind}-cpu1" for kind in ("timed", "shuffled", "swapped")}
     assert wanted <= {r["curve"] for r in trained}
     assert all(0 < r["density"] <= 1 for r in trained if r["curve"].startswith("cpu"))
     timed = json.loads((tmp_path / "cpu" / "fssl-split.json").read_text())
@@ -128,6 +129,16 @@ def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
         assert row["times_as_long"] == pytest.approx(3)
         assert (row["test_gain"], row["held_out_gain"]) == pytest.approx((0.1, 0.2))
         assert row["low"] == pytest.approx(3) == row["high"]
+    without = [r for r in records if r["curve"] == "off"]
+    priced = [{**r, "curve": "off-timed-cpu128", "label": f"timed-{r['label']}"} for r in without]
+    priced = [{**r, "latency_cpu_128_ms": r["latency_cpu_128_ms"] / 1.5} for r in priced]
+    others = [{**r, "curve": "off-timed-cpu1"} for r in priced]  # for another target
+    rows = campaign.paired([*records, *priced, *others], [("cpu", 128)])
+    found = {(r["tuned"], r["label"]): r["times_as_long"] for r in rows}
+    for point in range(2):
+        assert found[f"cpu128-{point}", f"timed-off-{point}"] == pytest.approx(2)
+        assert found[f"off-{point}", f"timed-off-{point}"] == pytest.approx(1 / 1.5)
+    assert len(rows) == 6
     lacking = [r for r in records if (r["label"], r["seed"]) != ("off-1", 2)]
     assert [r["seeds"] for r in campaign.paired(lacking, [("cpu", 128)])] == [3, 4]
 

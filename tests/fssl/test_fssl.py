@@ -12,7 +12,7 @@ from torch import nn
 
 from spdnn.errors import InputError
 from spdnn.fssl import FSSL, Latency, Schedule, Sparsity, flops_model
-from spdnn.fssl.budget import WeightCost, knapsack
+from spdnn.fssl.budget import TimeCost, WeightCost, knapsack
 from spdnn.fssl.latency import LatencyModel, Shape, Timed
 from spdnn.fssl.proximal import group_norms, group_prox_, soft_threshold_
 from spdnn.fssl.saving import load_state, save_state
@@ -81,6 +81,25 @@ def test_the_time_budget_is_met() -> None:
     facts = fssl.report()
     assert facts["latency_model_ms"] <= 0.3 * facts["latency_model_dense_ms"] * (1 + 1e-9)
     assert facts["latency_ms"] > 0
+
+
+def test_time_chooses_channels_of_a_budget_of_weights(monkeypatch) -> None:
+    shapes = [Shape(a, b, a * b, form) for a in (2, 6, 12) for b in (2, 6, 12) for form in ("dense", "csr")]
+    dear = LatencyModel(tuple(Timed(s, 1 + 5 * s.inputs + 0.01 * s.nnz) for s in shapes))  # its outputs cost little
+    monkeypatch.setattr("spdnn.fssl.fssl.latency_model", lambda device, *, batch, limit: dear)
+    live = {}
+    for timed in (False, True):
+        target = Sparsity(0.7, groups=0.8, timed=timed)
+        model, fssl, optimizer, x, y = started(target, latency=dear if not timed else None)
+        train(model, fssl, optimizer, x, y, STEPS)
+        facts, dense = fssl.report(measured=False), 12 * 10 + 10 * 8 + 8 * 3
+        assert dense * 0.3 - 6 <= facts["weights"] <= dense * 0.3
+        assert target.inside == pytest.approx(0.3 / 0.44)
+        live[timed] = fssl.live()
+        assert facts["latency_model_ms"] == TimeCost(fssl.graph, dear, target.inside).total(
+            dict(zip(fssl.dense_widths, facts["architecture"], strict=True))
+        )
+    assert sum(live[True][:3]) < sum(live[False][:3])  # what layers read
 
 
 def test_a_time_budget_can_leave_zeros() -> None:

@@ -72,6 +72,15 @@ def test_the_shuffled_table_predicts_nothing() -> None:
     assert found["mean_error"] > 0.3
 
 
+@pytest.mark.parametrize("across", [False, True])
+def test_the_shuffled_table_does_not_know_what_picking_takes(across: bool) -> None:
+    layers = [t for t in MODEL.table if t.shape.format != "select"]
+    shuffled = MODEL.shuffled(1, across=across)
+    assert MODEL.select(50) > 0 == shuffled.select(50)
+    assert [t.shape for t in shuffled.table] == [t.shape for t in layers]
+    assert sorted(t.ms for t in shuffled.table) == sorted(t.ms for t in layers)
+
+
 def test_flops_count_multiplications() -> None:
     assert flops_model().layer(123, 45) == pytest.approx(123 * 45 / 1e6, rel=0.02)
 

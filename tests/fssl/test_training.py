@@ -13,7 +13,7 @@ from torch import nn
 
 from spdnn.errors import InputError
 from spdnn.fssl import FSSL, Latency, Schedule, Sparsity, facts_of, flops_model, load_state, save_state
-from spdnn.fssl.budget import Cost, SwappedCost, TimeCost, knapsack, shrunk
+from spdnn.fssl.budget import Cost, SwappedCost, TimeCost, WeightCost, knapsack, shrunk
 from spdnn.fssl.fleet import Fleet
 from spdnn.fssl.latency import LatencyModel, Timed, grid
 from spdnn.fssl.pruner import Pruner
@@ -190,6 +190,28 @@ def test_methods_refuse_targets_they_cannot_have() -> None:
     with pytest.raises(InputError, match="two layers"):
         goal_of("swapped", Latency(0.5), narrow, latency=device())
     assert not goal_of("lasso", Latency(0.5, density=0.5), graph, latency=flops_model()).structured
+    for method in ("fssl", "flops", "shuffled", "swapped"):
+        with pytest.raises(InputError, match="target of time"):
+            goal_of(method, Sparsity(0.5, timed=True), graph)
+
+
+def test_prices_alone_differ_where_a_sparsity_is_timed() -> None:
+    graph, model = trace(dense_network([784, 300, 100, 10]), torch.zeros(2, 784)), device()
+    sizes, target = graph.sizes, Sparsity(0.9, groups=0.8, timed=True)
+    weights, time = WeightCost(graph), TimeCost(graph, model, 0.1 / 0.28)
+    goals = {m: goal_of(m, target, graph, latency=model, seed=3) for m in ("fssl", "flops", "shuffled", "swapped")}
+    prices = {m: goal.cost.prices(sizes) for m, goal in goals.items()}
+    assert prices["fssl"] == time.prices(sizes)
+    assert prices["flops"] == TimeCost(graph, flops_model()).prices(sizes)
+    shuffled = model.shuffled(3)
+    assert prices["shuffled"] == TimeCost(graph, shuffled, 0.1 / 0.28).prices(sizes)
+    assert sorted(prices["swapped"].values()) != sorted(prices["fssl"].values()) != sorted(prices["shuffled"].values())
+    half = shrunk(graph, 0.5)
+    for goal in goals.values():
+        assert (goal.target, goal.dense_cost) == (target, None)
+        assert goal.cost.total(half) == weights.total(half)
+    assert isinstance(goal_of("fssl", replace(target, timed=False), graph, latency=model).cost, WeightCost)
+    assert goal_of("lasso", target, graph, latency=model).target == Sparsity(0.9, structured=True, groups=0.8)
 
 
 def device(call: float = 0.01) -> LatencyModel:

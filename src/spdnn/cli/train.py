@@ -43,6 +43,10 @@ def train(
             help="Share of weights between what a latency target leaves: 1 for no zeros, auto: as time favours.",
         ),
     ] = "1",
+    timed: Annotated[
+        bool,
+        typer.Option("--timed", help="Choose neurons and inputs by their time on the target, not by their weights."),
+    ] = False,
     target_device: Annotated[str, typer.Option(help="Where time counts: cpu or cuda.")] = "cpu",
     target_batch: Annotated[int, typer.Option(min=1, help="For how many rows at a time it counts.")] = 1,
     epochs: Annotated[int, typer.Option(min=1)] = 60,
@@ -110,12 +114,14 @@ def train(
         raise InputError(
             "Expected --latency or --remove, got both. Of a latency target --density says what zeros it has."
         )
+    if timed and latency is not None:
+        raise InputError("Expected --timed with --remove; with --latency time chooses, always.")
     if density != "1" and latency is None:
         raise InputError("Expected --density with --latency; a sparsity has --groups.")
     target = (
         Latency(latency, _density(density))
         if latency is not None
-        else Sparsity(0.976 if remove is None else remove, structured, groups)
+        else Sparsity(0.976 if remove is None else remove, structured, groups, timed=timed)
     )
     if method in METHODS and not METHODS[method].prunes and method != "torch-pruning":
         target = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -21,12 +21,19 @@ class Sparsity:
     structured : by whole neurons and input features only, so that what stays is dense; else `groups` is the share of
         the removed weights that goes with neurons and features (stage 1), the rest going as tiles in stage 2.
     tile : outputs × inputs of what stage 2 removes at once; (1, 1) are single weights.
+    timed : neurons and features are chosen by what they take on the target device, in place of their weights.
     """
 
     removed: float
     structured: bool = False
     groups: float = 0.5
     tile: tuple[int, int] = (1, 1)
+    timed: bool = False
+
+    @property
+    def inside(self) -> float:
+        """The share of the weights between the neurons and features that stay that stay themselves."""
+        return 1.0 if self.structured else (1 - self.removed) / (1 - self.removed * self.groups)
 
     def __post_init__(self) -> None:
         if not 0 <= self.removed < 1 or not 0 <= self.groups <= 1:
@@ -45,6 +52,11 @@ class Latency:
 
     ratio: float
     density: float | None = 1.0
+    timed: ClassVar[bool] = True
+
+    @property
+    def inside(self) -> float:
+        return 1.0 if self.density is None else self.density
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
@@ -230,6 +242,17 @@ class GuidedCost:
 
     def savings(self, counts: Counts, prices: Mapping[int, float]) -> Mapping[int, float]:
         return self.guide.savings(counts, prices)
+
+
+def cost_of(target: Target, graph: ChannelGraph, latency: LatencyModel | None) -> Cost:
+    """What a target's budget is of and its channels cost. A latency's density is chosen. Raises InputError where a
+    target of time comes without a model of it."""
+    if target.timed and latency is None:
+        raise InputError("Expected a latency model for a target of time.")
+    if latency is None or not target.timed:
+        return WeightCost(graph)
+    time = TimeCost(graph, latency, target.inside)
+    return time if isinstance(target, Latency) else GuidedCost(WeightCost(graph), time)
 
 
 @dataclass(frozen=True, eq=False)

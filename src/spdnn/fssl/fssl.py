@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import InputError
 from . import compaction
-from .budget import Cost, Latency, Target, TimeCost, WeightCost, density_for
+from .budget import Cost, Latency, Target, TimeCost, cost_of, density_for
 from .latency import LatencyModel, latency_model, measure
 from .pruner import Goal, Pruner
 from .schedule import Schedule
@@ -66,7 +66,7 @@ class FSSL:
         self.schedule, self.round_to = schedule or Schedule(), round_to
         self.graph: ChannelGraph = trace(model, example_input, ignore=ignore)
         self.dense_widths = self.graph.sizes
-        if latency is None and isinstance(target, Latency):
+        if latency is None and target.timed:
             widest = max(self.dense_widths.values())
             latency = latency_model(device, batch=example_input.shape[0], limit=widest)
         self.latency = latency
@@ -74,11 +74,9 @@ class FSSL:
             assert latency is not None
             if target.density is None:
                 target = replace(target, density=density_for(self.graph, latency, target.ratio))
-            assert target.density is not None
-            cost = cost or TimeCost(self.graph, latency, target.density)
-            if target.density < 1 and dense_cost is None:
+            if target.inside < 1 and dense_cost is None:
                 dense_cost = TimeCost(self.graph, latency).total(self.dense_widths)
-        goal = Goal(target, self.schedule, cost or WeightCost(self.graph), dense_cost)
+        goal = Goal(target, self.schedule, cost or cost_of(target, self.graph, latency), dense_cost)
         self.target = target
         self.pruner = Pruner(self.graph, [goal], steps=steps, keep_zeros=keep_zeros)
         self.kept = {k: torch.arange(size) for k, size in self.dense_widths.items()}
@@ -129,8 +127,7 @@ class FSSL:
         facts |= {"device": self.device, "batch": self.example.shape[0]}
         if self.latency is not None:
             widths = compaction.plan_compaction(self.graph, self.example, round_to=self.round_to).widths()
-            density = self.target.density if isinstance(self.target, Latency) else None
-            facts["latency_model_ms"] = TimeCost(self.graph, self.latency, density or 1.0).total(widths)
+            facts["latency_model_ms"] = TimeCost(self.graph, self.latency, self.target.inside).total(widths)
             facts["latency_model_dense_ms"] = TimeCost(self.graph, self.latency).total(self.dense_widths)
         if measured:
             facts["latency_ms"] = measure(small.to(self.device), self.example.to(self.device))

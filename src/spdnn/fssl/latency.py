@@ -331,14 +331,16 @@ class LatencyModel:
         }
 
     def shuffled(self, seed: int = 0, *, across: bool = False) -> LatencyModel:
-        """The negative control: the same times dealt out to the shapes of their format at random.
+        """The negative control: the same times dealt out to the shapes of their format at random. Selections are left
+        out: that picking inputs takes time of its own would be known whatever their times are.
 
         across : to all shapes of all formats, so that it says nothing of formats either.
         """
         rng = np.random.default_rng(seed)
         table: list[Timed] = []
-        for form in ("all",) if across else (*self.formats, "select"):
-            rows = [t for t in self.table if form in (t.shape.format, "all")]
+        layers = [t for t in self.table if t.shape.format != "select"]
+        for form in ("all",) if across else self.formats:
+            rows = [t for t in layers if form in (t.shape.format, "all")]
             order = rng.permutation(len(rows))
             table += [Timed(rows[k].shape, rows[j].ms) for k, j in enumerate(order)]
         order = rng.permutation(len(self.chains))

@@ -17,6 +17,7 @@ from ..budget import (
     Target,
     TimeCost,
     WeightCost,
+    cost_of,
     density_for,
     shrunk,
 )
@@ -70,8 +71,8 @@ def goal_of(
     A latency target is one budget of modelled time for "fssl", "lasso" and "flops"; they differ in the prices that they
     choose channels by: the time's derivative, weights, multiplications. The controls do all that "fssl" does by a wrong
     time, budget and density included: see `_shuffled` and `_swapped`.
-    With a sparsity a shuffled table's prices guide a budget of weights, its density left as without the time term. For
-    "lasso" a sparsity is by whole channels. Raises InputError for targets a method can't have.
+    With a sparsity that is timed the budget is one of weights, and a method's prices alone differ. For "lasso" a
+    sparsity is by whole channels. Raises InputError for targets a method can't have.
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
@@ -81,7 +82,7 @@ def goal_of(
         if method == "magnitude":
             raise InputError("Magnitude pruning has no notion of time; give a sparsity.")
         if latency is None:
-            raise InputError("Expected a latency model for a latency target.")
+            raise InputError("Expected a latency model for a target of time.")
         if method == "shuffled":
             return _shuffled(target, graph, schedule, latency, seed)
         if target.density is None:
@@ -95,17 +96,26 @@ def goal_of(
         guide = guides[method]
         schedule = replace(schedule, time=0.0) if method == "lasso" else schedule
         return Goal(target, schedule, time if method == "fssl" else GuidedCost(time, guide), dense)
-    if method == "shuffled" and latency is not None:
-        return Goal(target, schedule, GuidedCost(weights, TimeCost(graph, latency.shuffled(seed))))
     if method in ("flops", *CONTROLS):
-        raise InputError(f"Method {method!r} needs a latency target.")
+        if not target.timed or latency is None:
+            raise InputError(f"Method {method!r} needs a target of time: a latency, or a sparsity that is timed.")
+        return Goal(target, schedule, GuidedCost(weights, _wrong(method, target, graph, latency, seed)))
     if method == "magnitude":
         plain = Sparsity(target.removed, groups=0.0, tile=target.tile)
         rest = {"penalty": 0.0, "l1": 0.0, "regrow": 0.0, "score": "magnitude"}
         return Goal(plain, replace(schedule, groups_end=schedule.start, **rest), weights)
     if method == "lasso":
-        return Goal(replace(target, structured=True), replace(schedule, time=0.0), weights)
-    return Goal(target, schedule, weights)
+        return Goal(replace(target, structured=True, timed=False), replace(schedule, time=0.0), weights)
+    return Goal(target, schedule, cost_of(target, graph, latency))
+
+
+def _wrong(method: str, target: Sparsity, graph: ChannelGraph, latency: LatencyModel, seed: int) -> Cost:
+    """What guides a method's choice of channels in place of measured time."""
+    if method == "flops":
+        return TimeCost(graph, flops_model())
+    if method == "swapped":
+        return _swapped(TimeCost(graph, latency, target.inside), seed)
+    return TimeCost(graph, latency.shuffled(seed), target.inside)
 
 
 DRAWS = 1000

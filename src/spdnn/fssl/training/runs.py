@@ -85,6 +85,7 @@ class Job:
         parts = [data.name, net, self.method]
         if isinstance(self.target, Sparsity):
             parts += [f"{self.target.removed:g}"] + ["structured"] * self.target.structured
+            parts += [f"timed-{self.target_device}{self.target_batch}"] * self.target.timed
         elif isinstance(self.target, Latency):
             parts += [f"time{self.target.ratio:g}", f"{self.target_device}{self.target_batch}"]
         return "-".join([*parts, f"seed{self.seed}"])
@@ -200,11 +201,12 @@ class _Session:
         schedule = job.schedule.fitting(steps)
         if METHODS[job.method].prunes:
             assert job.target is not None
-            if isinstance(job.target, Latency) and latency is None:
+            if job.target.timed and latency is None:
                 widest = max(data.inputs, *job.hidden)
+                dense = job.target.density == 1 if isinstance(job.target, Latency) else job.target.structured
                 if progress:
                     progress("measuring layers", 0, 0)
-                if job.target.density != 1 and job.target_device == "cpu":  # zeros pay in one compiled call only
+                if not dense and job.target_device == "cpu":  # zeros pay in one compiled call only
                     latency = compiled_model(data.inputs, outputs=data.classes, batch=job.target_batch, limit=widest)
                 else:
                     latency = latency_model(job.target_device, batch=job.target_batch, limit=widest)
