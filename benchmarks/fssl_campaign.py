@@ -622,6 +622,7 @@ class Campaign:
                 self.summary(records)
                 if name == "split":
                     self.write("split-equal-accuracy", compared_both(records, targets))
+                    self.write("split-paired", paired(records, targets, tuned=False))
                 if name == "split-wide":
                     self.write("split-wide-paired", paired(records, targets))
                 if name == "times-gpu":
@@ -1260,13 +1261,16 @@ def compared_both(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[
     return [r for by in ("test_accuracy", "held_out_accuracy") for r in compared(records, targets, by=by)]
 
 
-def paired(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Times of `split_wide`'s curves without the time term, or with another, over that of the networks tuned for a
-    target, on it, budget by budget: accuracies are so close that curves can't be read at an accuracy. Those of a budget
-    of weights whose prices are times also over those without the time term.
+def paired(
+    records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]], *, tuned: bool = True
+) -> list[dict[str, Any]]:
+    """Times of curves budget by budget: of those whose budget is of weights and whose prices are times over those
+    without the time term, which have as many weights; and, if `tuned`, of both over those of the networks tuned for a
+    target, on it, as of `split_wide`, whose accuracies are so close that curves can't be read at an accuracy.
 
-    `times_as_long` is the geometric mean over seeds, `test_gain` and `held_out_gain` by how many points the tuned
-    networks are more accurate, all with their 95% intervals (t).
+    `times_as_long` is the geometric mean over seeds, `test_gain` and `held_out_gain` by how many points the networks
+    that are compared with are more accurate, all with their 95% intervals (t). One row a budget, and one of every
+    seed's mean over all `budgets`.
     """
     rows = []
     seeds = sorted({r["seed"] for r in records})
@@ -1276,30 +1280,53 @@ def paired(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, in
         for r in records:
             curves.setdefault(r["curve"], {}).setdefault(r["label"], {})[r["seed"]] = r
         alike = [c for c in curves if c in ("off", "off-0.95", *_priced(base)) or c.startswith(f"{base}-")]
-        against = [(base, c) for c in alike] + [("off", c) for c in _priced(base)]
+        against = [(base, c) for c in alike if tuned] + [("off", c) for c in _priced(base)]
         for known, curve in against:
             if not {known, curve} <= set(curves):
                 continue
             budgets = [_by_weights(curves[c]) for c in (curve, known)]
             if len(budgets[0]) != len(budgets[1]):
                 continue
+            about = {"kind": "paired", "device": device, "batch": batch, "curve": curve}
+            by_seed: dict[int, list[dict[str, float]]] = {}
             for label, own in zip(*budgets, strict=True):
-                pairs = [(curves[curve][label].get(s, {}), curves[known][own].get(s, {})) for s in seeds]
-                pairs = [pair for pair in pairs if all(key in r for r in pair)]
-                if len(pairs) < 2:
-                    continue
-                rows.append({"kind": "paired", "device": device, "batch": batch, "seeds": len(pairs)})
-                rows[-1] |= {"tuned": own, "label": label, "curve": curve}
-                found = _interval([math.log(a[key] / b[key]) for a, b in pairs])
-                rows[-1] |= dict(zip(("times_as_long", "low", "high"), map(math.exp, found), strict=True))
-                for by in ("test", "held_out"):
-                    gains = _interval([b[f"{by}_accuracy"] - a[f"{by}_accuracy"] for a, b in pairs])
-                    names = (f"{by}_gain", f"{by}_gain_low", f"{by}_gain_high")
-                    rows[-1] |= dict(zip(names, gains, strict=True))
-                gain, low, high = (rows[-1][f"test_gain{end}"] for end in ("", "_low", "_high"))
-                where = f"which is more accurate by {gain:.3f} [{low:.3f}, {high:.3f}]"
-                _say_ratio({**rows[-1], "curve": label}, where)
+                pairs = {s: (curves[curve][label].get(s, {}), curves[known][own].get(s, {})) for s in seeds}
+                found = {s: _differences(*pair, key) for s, pair in pairs.items() if all(key in r for r in pair)}
+                if len(found) > 1:
+                    rows.append({**about, "tuned": own, "label": label, **_summed(list(found.values()))})
+                    _say_paired(rows[-1])
+                for s, values in found.items():
+                    by_seed.setdefault(s, []).append(values)
+            whole = [v for v in by_seed.values() if len(v) == len(budgets[0])]
+            if len(budgets[0]) > 1 and len(whole) > 1:
+                means = [{k: statistics.mean(v[k] for v in values) for k in values[0]} for values in whole]
+                rows.append({**about, "tuned": known, "label": curve, "budgets": len(budgets[0]), **_summed(means)})
+                _say_paired(rows[-1])
     return rows
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> dict[str, float]:
+    """How much longer a network takes than another, as a logarithm, and how much more accurate the other is."""
+    gains = {f"{by}_gain": b[f"{by}_accuracy"] - a[f"{by}_accuracy"] for by in ("test", "held_out")}
+    return {"times_as_long": math.log(a[key] / b[key]), **gains}
+
+
+def _summed(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over seeds with their intervals, of `_differences`."""
+    row: dict[str, float] = {"seeds": len(found)}
+    for name in found[0]:
+        values = _interval([f[name] for f in found])
+        if name == "times_as_long":
+            row |= dict(zip((name, "low", "high"), map(math.exp, values), strict=True))
+        else:
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+    return row
+
+
+def _say_paired(row: Mapping[str, Any]) -> None:
+    gain, low, high = (row[f"test_gain{end}"] for end in ("", "_low", "_high"))
+    where = f"which is more accurate by {gain:.3f} [{low:.3f}, {high:.3f}]"
+    _say_ratio({**row, "curve": row["label"]}, where)
 
 
 def _by_weights(labels: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:

@@ -85,6 +85,7 @@ def main() -> None:
         timed_on = [(d, b) for d, b in targets if any(f"latency_{d}_{b}_ms" in r for r in found)]
         if name == "split":
             campaign.write("split-equal-accuracy", compared_both(found, timed_on))
+            campaign.write("split-paired", paired(found, timed_on, tuned=False))
         if name == "split-wide":
             campaign.write("split-wide-paired", paired(found, timed_on))
 

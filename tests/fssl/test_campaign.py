@@ -124,7 +124,9 @@ def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
                 facts |= {"held_out_accuracy": 99 + 2 * better + 0.01 * seed}
                 records.append({**facts, "latency_cpu_128_ms": factor * 2.0**point * 1.1**seed})
     rows = campaign.paired(records, [("cpu", 128), ("cpu", 1)])
-    assert [(r["tuned"], r["label"]) for r in rows] == [("cpu128-1", "off-1"), ("cpu128-0", "off-0")]
+    named = [(r["tuned"], r["label"]) for r in rows]
+    assert named == [("cpu128-1", "off-1"), ("cpu128-0", "off-0"), ("cpu128", "off")]
+    assert rows[-1]["budgets"] == 2
     for row in rows:
         assert row["times_as_long"] == pytest.approx(3)
         assert (row["test_gain"], row["held_out_gain"]) == pytest.approx((0.1, 0.2))
@@ -138,9 +140,11 @@ def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
     for point in range(2):
         assert found[f"cpu128-{point}", f"timed-off-{point}"] == pytest.approx(2)
         assert found[f"off-{point}", f"timed-off-{point}"] == pytest.approx(1 / 1.5)
-    assert len(rows) == 6
+    assert len(rows) == 9
+    rows = campaign.paired([*records, *priced], [("cpu", 128)], tuned=False)
+    assert [r["tuned"] for r in rows] == ["off-1", "off-0", "off"]
     lacking = [r for r in records if (r["label"], r["seed"]) != ("off-1", 2)]
-    assert [r["seeds"] for r in campaign.paired(lacking, [("cpu", 128)])] == [3, 4]
+    assert [r["seeds"] for r in campaign.paired(lacking, [("cpu", 128)])] == [3, 4, 3]
 
 
 def test_processes_that_share_a_device_agree_on_epochs(tmp_path) -> None:
