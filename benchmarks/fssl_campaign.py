@@ -88,6 +88,8 @@ SPLIT_WIDE = {"off": (0.976, 0.988, 0.994), "cpu1": (0.025, 0.0125, 0.0065), "cp
 """The same for two wide hidden layers."""
 SPLIT_TILES = (0.87, 0.92, 0.953, 0.971, 0.984)
 """What they remove in tiles of four outputs, of which the compiled call brings in the inputs once."""
+PRICED = {"timed": "fssl", **{control: control for control in CONTROLS}}
+"""What prices may come from where budgets are of weights, and the method that has them."""
 MORE = 0.9
 """The weight of the teacher's answers that is tried beside the usual one."""
 
@@ -212,7 +214,7 @@ def split_jobs(setting: Setting, wide: bool = False) -> tuple[list[Job], list[st
             ratios = SPLIT_WIDE[name] if wide else SPLIT_CONTROLS.get(curve, SPLIT_RATIOS[name])
             ratios = (setting.wide_ratio,) if wide and points == 1 else ratios[:points]
             curves[curve] = [Job(method=method, target=Latency(r, density), **on) for r in ratios]
-        for kind, method in {"timed": "fssl", **dict(zip(CONTROLS, CONTROLS, strict=True))}.items():
+        for kind, method in PRICED.items():
             timed = [Sparsity(r, groups=setting.groups, timed=True) for r in removals]
             curves[f"off-{kind}-{name}"] = [Job(method=method, target=t, **on) for t in timed]
     chosen = [c for c in setting.split_jobs or curves if c in curves]  # not all curves are of both parts
@@ -1219,7 +1221,7 @@ def compared(
 
 def _priced(base: str) -> list[str]:
     """Curves whose budgets are of weights, and whose prices are times, measured on a target or wrong."""
-    return [f"off-{kind}-{base}" for kind in ("timed", *CONTROLS)]
+    return [f"off-{kind}-{base}" for kind in PRICED]
 
 
 def _control(

@@ -55,6 +55,10 @@ class Latency:
     timed: ClassVar[bool] = True
 
     @property
+    def structured(self) -> bool:
+        return self.density == 1
+
+    @property
     def inside(self) -> float:
         return 1.0 if self.density is None else self.density
 
@@ -247,10 +251,10 @@ class GuidedCost:
 def cost_of(target: Target, graph: ChannelGraph, latency: LatencyModel | None) -> Cost:
     """What a target's budget is of and its channels cost. A latency's density is chosen. Raises InputError where a
     target of time comes without a model of it."""
-    if target.timed and latency is None:
-        raise InputError("Expected a latency model for a target of time.")
-    if latency is None or not target.timed:
+    if not target.timed:
         return WeightCost(graph)
+    if latency is None:
+        raise InputError("Expected a latency model for a target of time.")
     time = TimeCost(graph, latency, target.inside)
     return time if isinstance(target, Latency) else GuidedCost(WeightCost(graph), time)
 

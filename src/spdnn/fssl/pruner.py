@@ -37,7 +37,7 @@ class Goal:
 
     @property
     def structured(self) -> bool:
-        return self.target.density == 1 if isinstance(self.target, Latency) else self.target.structured
+        return self.target.structured
 
     @property
     def share(self) -> float:

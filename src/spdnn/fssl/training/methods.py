@@ -87,8 +87,7 @@ def goal_of(
             return _shuffled(target, graph, schedule, latency, seed)
         if target.density is None:
             target = replace(target, density=density_for(graph, latency, target.ratio))
-        assert target.density is not None
-        time = TimeCost(graph, latency, target.density)
+        time = TimeCost(graph, latency, target.inside)
         dense = TimeCost(graph, latency).total(graph.sizes)
         if method == "swapped":
             return Goal(target, schedule, _swapped(time, seed), dense)
@@ -145,8 +144,7 @@ def _shuffled(target: Latency, graph: ChannelGraph, schedule: Schedule, latency:
     if target.density is None:
         ratio = (less + target.ratio * (dense - less)) / dense
         target = replace(target, density=density_for(graph, wrong, ratio))
-    assert target.density is not None
-    time = TimeCost(graph, wrong, target.density)
+    time = TimeCost(graph, wrong, target.inside)
     return Goal(target, schedule, GuidedCost(time, time, less), dense - less)
 
 

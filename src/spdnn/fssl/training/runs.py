@@ -203,10 +203,9 @@ class _Session:
             assert job.target is not None
             if job.target.timed and latency is None:
                 widest = max(data.inputs, *job.hidden)
-                dense = job.target.density == 1 if isinstance(job.target, Latency) else job.target.structured
                 if progress:
                     progress("measuring layers", 0, 0)
-                if not dense and job.target_device == "cpu":  # zeros pay in one compiled call only
+                if not job.target.structured and job.target_device == "cpu":  # zeros pay in one compiled call only
                     latency = compiled_model(data.inputs, outputs=data.classes, batch=job.target_batch, limit=widest)
                 else:
                     latency = latency_model(job.target_device, batch=job.target_batch, limit=widest)
