@@ -12,11 +12,11 @@ import numpy as np
 from ..engines.numba.packing import Packed, pack
 from ..errors import InputError
 from ..network import SparseLayer, SparseNetwork
-from .compiled_kernels import COLUMNS, FIELDS, GROUP, PANEL, UNROLLED, run_rows, run_tiles
+from .compiled_kernels import COLUMNS, FIELDS, GROUP, PANEL, TILE, UNROLLED, run_rows, run_tiles
 
 Form = Literal["dense", "sparse"]
 SINGLE = 3
-"""Up to so many rows are computed one by one; more in tiles of up to 64."""
+"""Up to so many rows are computed one by one; more in tiles of up to TILE."""
 _FLOAT = np.dtype(np.float32)
 _LINE = 64
 """Bytes of a cache line, which are what a vector register holds, too."""
@@ -127,7 +127,7 @@ class CompiledNetwork:
             position = packed[-1].position
         self._packed = packed
         widest = max(len(used), *(layer.outputs for layer in layers))
-        scratch = _aligned(np.zeros((2, 64 * (widest + 1)), np.float32))
+        scratch = _aligned(np.zeros((2, TILE * (widest + 1)), np.float32))
         tables, bounds = np.stack([p.table for p in packed]), np.stack([p.bounds for p in packed])
         return starts, turned, used.astype(np.int64), tables, bounds, position.astype(np.int64), scratch
 

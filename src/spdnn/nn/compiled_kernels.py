@@ -11,6 +11,7 @@ from ..engines.numba.vector import (
     _FLOAT,
     _LONG,
     _WORD,
+    AVX512,
     _declare,
     _index,
     _load,
@@ -29,6 +30,8 @@ UNROLLED = 4
 """Inputs taken at a time there, each with sums of its own."""
 GROUP = 8
 """Outputs of a sparse layer computed together for one row."""
+TILE = 64 if AVX512 else 32
+"""Rows taken together: their sums fill the registers, and few hundred inputs of so many fit the first cache."""
 COLUMNS = 8
 """Inputs next to each other that are brought to a tile together."""
 FIELDS = 7
@@ -124,7 +127,8 @@ def _float(_, bits):
 
 @intrinsic(prefer_literal=True)
 def _single(_, lanes, wide, x, count, index, weight, bias, y, low, high):
-    """One output of a sparse layer for a tile of `lanes` rows, all their sums in registers."""
+    """One output of a sparse layer for a tile of `lanes` rows, all their sums in registers, those of every other input
+    apart, as one waits for the one before."""
     literals = lanes, wide
     lanes, wide = (literal.literal_value for literal in literals)
 
@@ -133,11 +137,20 @@ def _single(_, lanes, wide, x, count, index, weight, bias, y, low, high):
         x, count, index, weight, bias, y, low, high = arguments[2:]
         vector = ir.VectorType(_FLOAT, lanes)
         multiply_add = _declare(b, f"llvm.fmuladd.v{lanes}f32", vector, [vector] * 3)
-        with _Loop(b, count, [_splat(b, _load(b, bias, _FLOAT), lanes)]) as loop:
-            place = b.mul(_index(b, index, loop.k, wide), _long(4 * lanes))
-            w = _splat(b, _load(b, b.add(weight, b.shl(loop.k, _long(2))), _FLOAT), lanes)
-            loop.again([b.call(multiply_add, [_load(b, b.add(x, place), vector), w, loop.carried[0]])])
-        _store(b, _clip(b, loop.result[0], low, high, lanes), y)
+
+        def added(k, total):
+            place = b.mul(_index(b, index, k, wide), _long(4 * lanes))
+            w = _splat(b, _load(b, b.add(weight, b.shl(k, _long(2))), _FLOAT), lanes)
+            return b.call(multiply_add, [_load(b, b.add(x, place), vector), w, total])
+
+        sums = [_splat(b, _load(b, bias, _FLOAT), lanes), ir.Constant(vector, [0.0] * lanes)]
+        with _Loop(b, b.ashr(count, _long(1)), sums) as loop:
+            k = b.shl(loop.k, _long(1))
+            loop.again([added(b.or_(k, _long(c)), total) for c, total in enumerate(loop.carried)])
+        total = b.fadd(*loop.result)
+        with _Loop(b, b.and_(count, _long(1)), [total]) as last:
+            last.again([added(b.sub(count, _long(1)), last.carried[0])])
+        _store(b, _clip(b, last.result[0], low, high, lanes), y)
         return context.get_dummy_value()
 
     return types.void(*literals, *(types.int64,) * 6, types.float32, types.float32), generate
@@ -210,7 +223,7 @@ def run_rows(rows, out, plan):
 
 @_jit
 def _layer(table, bounds, x, y):
-    """`run_layer` for 64 lanes, one output alone by `_single`; biases to every output."""
+    """`run_layer` for TILE lanes, one output alone by `_single`; biases to every output."""
     row, index, weight, bias = table[1], table[2], table[3], table[4]
     wide = (table[5] & 2) != 0
     low, high = bounds[0], bounds[1]
@@ -220,36 +233,36 @@ def _layer(table, bounds, x, y):
         count, group = shape >> 3, shape & 7
         if group == 4:
             if wide:
-                block(64, 4, 1, x, 256, count, at, weight, bias, y, 256, low, high, True)
+                block(TILE, 4, 1, x, 4 * TILE, count, at, weight, bias, y, 4 * TILE, low, high, True)
             else:
-                block(64, 4, 0, x, 256, count, at, weight, bias, y, 256, low, high, True)
+                block(TILE, 4, 0, x, 4 * TILE, count, at, weight, bias, y, 4 * TILE, low, high, True)
         elif group == 2:
             if wide:
-                block(64, 2, 1, x, 256, count, at, weight, bias, y, 256, low, high, True)
+                block(TILE, 2, 1, x, 4 * TILE, count, at, weight, bias, y, 4 * TILE, low, high, True)
             else:
-                block(64, 2, 0, x, 256, count, at, weight, bias, y, 256, low, high, True)
+                block(TILE, 2, 0, x, 4 * TILE, count, at, weight, bias, y, 4 * TILE, low, high, True)
         elif wide:
-            _single(64, 1, x, count, at, weight, bias, y, low, high)
+            _single(TILE, 1, x, count, at, weight, bias, y, low, high)
         else:
-            _single(64, 0, x, count, at, weight, bias, y, low, high)
+            _single(TILE, 0, x, count, at, weight, bias, y, low, high)
         weight += 4 * count * group
         bias += 4 * group
-        y += 256 * group
+        y += 4 * TILE * group
 
 
 @_jit
 def run_tiles(rows, out, blocks, turned, used, tables, bounds, places, scratch):
-    """Tiles of 64, 16 or 4 rows through all layers.
+    """Tiles of TILE, 16 or 4 rows through all layers.
 
     blocks : int64 (n,), the first inputs of the COLUMNS that are brought to the tile together. turned : int64
         (n, COLUMNS), where: those that aren't used to where a later one goes. used : int64, the inputs in the tile.
-    places : int64, where in the last tile each output stands. scratch : float32 (2, 64 * widest).
+    places : int64, where in the last tile each output stands. scratch : float32 (2, TILE * widest).
     """
     count, inputs = rows.shape
     start = 0
     while start < count:
         left = count - start
-        lanes = 64 if left > 32 else 16 if left > 4 else 4
+        lanes = TILE if left > TILE // 2 else 16 if left > 4 else 4
         here = min(lanes, left)
         tile, other = scratch[0], scratch[1]
         whole = here // 8 * 8 if blocks.size else 0
@@ -265,7 +278,7 @@ def run_tiles(rows, out, blocks, turned, used, tables, bounds, places, scratch):
                 tile[k * lanes + here : (k + 1) * lanes] = 0
         for k in range(tables.shape[0]):
             x, y = tile.ctypes.data, other.ctypes.data
-            if lanes == 64:
+            if lanes == TILE:
                 _layer(tables[k], bounds[k], x, y)
             else:
                 run_layer(lanes, tables[k], bounds[k], x, 4 * lanes, y, False)
