@@ -1361,6 +1361,7 @@ def label_of(job: Job) -> str:
     if isinstance(job.target, Latency):
         parts.append(f"time{job.target.ratio:g}-{job.target_device}{job.target_batch}")
         parts += [f"{job.target.density:g}"] * (job.target.density not in (None, 1.0) and job.method == "fssl")
+        parts += ["tile" + "x".join(map(str, job.target.tile))] * (job.target.tile != (1, 1) and job.method == "fssl")
     elif job.target is not None:
         parts.append(f"{job.target.removed:.4g}")
         if job.target.structured or job.method == "lasso":

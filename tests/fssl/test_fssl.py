@@ -301,21 +301,45 @@ def test_inputs_brought_in_together_go_together() -> None:
 
 
 def test_tiles_are_of_neurons_that_live() -> None:
-    """Neurons that stage 1 left stand side by side in the tiles of stage 2, whatever went between them."""
+    """Neurons that stage 1 left stand side by side in the tiles of stage 2, each pair of one list of inputs."""
     schedule = Schedule(0.1, 0.5, 0.8, every=5, prox_every=2, shrink=1.0)
     model, fssl, optimizer, x, y = started(Sparsity(0.8, groups=0.6, tile=(2, 1)), schedule=schedule)
     train(model, fssl, optimizer, x, y, STEPS // 2)
     first = fssl.pruner.graph.layers["0"]
     living = fssl.pruner.alive[first.writes].nonzero().flatten()
     assert 2 < len(living) < 10
-    assert bool((living[1::2] - living[: len(living) // 2 * 2 : 2] > 1).any())  # some in between are gone
     train(model, fssl, optimizer, x, y, STEPS // 2)
+    places = fssl.pruner.places[first.writes]
+    living = living[places[living].argsort()]
+    assert torch.equal(places[living], torch.arange(len(living)))
     rows = first.module.weight[living] != 0
     kept = fssl.pruner.alive[first.writes][living]
     for one, other in zip(range(0, len(living) - 1, 2), range(1, len(living), 2), strict=True):
         if kept[one] and kept[other]:
             assert torch.equal(rows[one], rows[other])
     assert not bool(rows.all())
+
+
+def test_neurons_that_read_alike_share_a_tile() -> None:
+    """By the squares of their weights, whatever their signs, sizes and places; one that is left over is the last."""
+    _, fssl, *_ = started(Sparsity(0.8, groups=0.6, tile=(2, 1)))
+    pruner = fssl.pruner
+    layer = pruner.graph.layers["0"]
+    outputs, inputs = layer.module.weight.shape
+    kinds = np.random.default_rng(0).permutation(outputs) // 2
+    with torch.no_grad():
+        for j, kind in enumerate(kinds):
+            layer.module.weight[j] = 0.01
+            layer.module.weight[j, kind % inputs] = (-1) ** j * (1 + j)
+    pruner.alive[layer.writes][int(np.flatnonzero(kinds == 1)[0])] = False
+    alive = pruner.alive[layer.writes].nonzero()[:, 0]
+    with torch.no_grad():
+        order = alive[pruner._alike(layer.writes, 0)].numpy()
+    assert sorted(order) == alive.tolist()
+    found = kinds[order].tolist()
+    pairs = [found[k : k + 2] for k in range(0, len(found), 2)]
+    twins = [pair for pair in pairs if pair[0] == pair[-1] and len(pair) == 2]
+    assert len(twins) >= len(pairs) - 2  # the one whose twin is gone takes another's at worst
 
 
 def test_the_time_term_shares_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:

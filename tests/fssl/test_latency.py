@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spdnn.errors import FileFormatError, InputError
-from spdnn.fssl.budget import TimeCost, density_for, knapsack
+from spdnn.fssl import FSSL, Latency
+from spdnn.fssl.budget import TimeCost, inside_for, knapsack
 from spdnn.fssl.latency import (
     VERSION,
     LatencyModel,
@@ -155,6 +156,7 @@ def test_whole_networks_in_one_compiled_call_are_modelled(tmp_path) -> None:
     by_eight = compiled_model(60, outputs=5, batch=4, limit=40, chains=8, cache=False)
     assert by_eight.facts["together"] == 8
     assert all((c.shapes[0].inputs % 8) in (0, 4) for c in by_eight.chains)  # 60 inputs: seven runs and a half
+    assert {s.format for chain in by_eight.chains for s in chain.shapes} == {"dense", "csr", "pairs"}
 
     work = lambda s: s.nnz if s.format == "csr" else s.inputs * s.outputs  # noqa: E731
     invented = [TimedChain(c.shapes, 1 + sum(map(work, c.shapes)) / 100) for c in model.chains]
@@ -209,12 +211,37 @@ def test_measured_time_says_how_dense_to_be() -> None:
     slow = {s: 0.06 * s.inputs if s.format == "csr" else ms for s, ms in slow.items()}
     fast = {s: 0.01 + 1e-4 * s.nnz for s in shapes}  # a weight costs as much in CSR as in a dense layer
     dense, sparse = (LatencyModel(tuple(Timed(s, times[s]) for s in shapes)) for times in (slow, fast))
-    assert density_for(graph, dense, 0.1) == 1
-    assert density_for(graph, sparse, 0.1) < 0.5
+    assert inside_for(graph, dense, 0.1) == (1, (1, 1))
+    density, tile = inside_for(graph, sparse, 0.1)
+    assert density < 0.5
+    assert tile == (1, 1)
     sizes = graph.sizes
     whole, half = TimeCost(graph, sparse), TimeCost(graph, sparse, 0.5)
     assert half.total(sizes) < 0.6 * whole.total(sizes)
     assert max(half.prices(sizes).values()) < max(whole.prices(sizes).values())
+
+
+@pytest.mark.parametrize(("cheaper", "tile"), [(0.95, (1, 1)), (0.6, (2, 1))])
+def test_measured_time_says_whether_outputs_share_their_inputs(cheaper: float, tile: tuple[int, int]) -> None:
+    """They do where a weight of a pair is cheaper by more than it is worth less."""
+    work = {"dense": lambda s: s.inputs * s.outputs, "csr": lambda s: s.nnz, "pairs": lambda s: cheaper * s.nnz}
+    rng, chains = np.random.default_rng(0), []
+    for k in range(60):
+        a, b = (int(v) for v in rng.integers(20, 400, 2))
+        form = ("dense", "csr", "pairs")[k % 3]
+        shapes = (Shape(a, b, a * b if form == "dense" else int(0.1 * a * b), form), Shape(b, 10, 10 * b))
+        chains.append(TimedChain(shapes, 1 + 1e-4 * sum(work[s.format](s) for s in shapes)))
+    model = LatencyModel((), {}, tuple(chains))
+    assert model.agreement(chains)["mean_error"] < 0.02
+    graph = trace(mlp(400, 100, 50, 10), torch.randn(2, 400))
+    ratio = 0.3
+    density, found = inside_for(graph, model, ratio)
+    assert found == tile
+    assert density < 0.5
+    single, pairs = (TimeCost(graph, model, 0.1, t).total(graph.sizes) for t in ((1, 1), (2, 1)))
+    assert pairs < single
+    fssl = FSSL(mlp(400, 100, 50, 10), torch.randn(2, 400), target=Latency(ratio, None), steps=9, latency=model)
+    assert (fssl.target.density, fssl.target.tile) == (density, tile)
 
 
 def test_a_damaged_table_is_refused(tmp_path) -> None:

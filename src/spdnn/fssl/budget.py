@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from ..errors import InputError
-from .latency import LatencyModel
+from .latency import TILES, LatencyModel
 from .trace import ChannelGraph, Layer
 
 
@@ -38,8 +39,7 @@ class Sparsity:
     def __post_init__(self) -> None:
         if not 0 <= self.removed < 1 or not 0 <= self.groups <= 1:
             raise InputError(f"Expected a fraction of weights in [0, 1), got {self.removed} (groups {self.groups}).")
-        if len(self.tile) != 2 or min(self.tile) < 1:
-            raise InputError(f"Expected a tile of at least 1 × 1 weights, got {self.tile}.")
+        _check_tile(self.tile)
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,14 @@ class Latency:
     """Reach `ratio` of the dense network's modelled time on the target device.
 
     density : the share of the weights between the neurons and features that stay; with 1, whole ones alone are removed,
-        with less, stage 2 removes single weights, too. None: what promises most by measured time (`density_for`).
+        with less, stage 2 removes single weights, too. None: what promises most by measured time, and the tile that
+        does (`inside_for`).
+    tile : outputs × inputs of what stage 2 removes at once.
     """
 
     ratio: float
     density: float | None = 1.0
+    tile: tuple[int, int] = (1, 1)
     timed: ClassVar[bool] = True
 
     @property
@@ -67,6 +70,12 @@ class Latency:
             raise InputError(f"Expected a ratio of the dense time in (0, 1], got {self.ratio}.")
         if self.density is not None and not 0 < self.density <= 1:
             raise InputError(f"Expected a density in (0, 1] or None, got {self.density}.")
+        _check_tile(self.tile)
+
+
+def _check_tile(tile: tuple[int, int]) -> None:
+    if len(tile) != 2 or min(tile) < 1:
+        raise InputError(f"Expected a tile of at least 1 × 1 weights, got {tile}.")
 
 
 Target = Sparsity | Latency
@@ -119,12 +128,14 @@ class TimeCost:
 
     Input features that went save time in the layers that read the input, less what picking the others costs; where that
     is more, the whole input is read.
-    density : the share of its weights that a layer has (but for one that writes the output, which has all).
+    density, tile : the share of its weights that a layer has (but for one that writes the output, which has all), and
+        the tiles that they are in.
     """
 
     graph: ChannelGraph
     model: LatencyModel
     density: float = 1.0
+    tile: tuple[int, int] = (1, 1)
 
     @property
     def together(self) -> int:
@@ -143,7 +154,7 @@ class TimeCost:
             inputs = counts[layer.reads]
             if layer.reads == graph.input_space and not self._picks(counts):
                 inputs = self._all
-            by_input, by_output = self.model.slopes(inputs, counts[layer.writes], self._density(layer))
+            by_input, by_output = self.model.slopes(inputs, counts[layer.writes], self._density(layer), self.tile)
             if layer.reads != graph.input_space:
                 found[layer.reads] += len(layer.calls) * by_input
             found[layer.writes] += len(layer.calls) * by_output
@@ -188,7 +199,7 @@ class TimeCost:
         return found
 
     def _layer(self, layer: Layer, inputs: int, outputs: int) -> float:
-        return self.model.scattered(inputs, outputs, self._density(layer))
+        return self.model.scattered(inputs, outputs, self._density(layer), self.tile)
 
     def _density(self, layer: Layer) -> float:
         return 1.0 if self.graph.spaces[layer.writes].fixed else self.density
@@ -197,27 +208,32 @@ class TimeCost:
 WORTH = 0.45
 """A network of n weights among e places is taken to be as good as a dense one of e^WORTH n^(1 - WORTH) weights: what
 fits the held-out accuracies of 31 kinds of networks on MNIST (784-300-100-10; `split` of fssl_campaign.py) best."""
+TILE_WORTH: Mapping[tuple[int, int], float] = {(1, 1): 1.0, (2, 1): 0.85}
+"""What a weight of a tile is taken to be worth against one by itself, fitted in the same way."""
 DENSITIES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13, 0.1)
 
 
-def density_for(graph: ChannelGraph, model: LatencyModel, ratio: float) -> float:
-    """How dense to leave what stays, for this share of the dense network's time: what promises most by the device.
+def inside_for(graph: ChannelGraph, model: LatencyModel, ratio: float) -> tuple[float, tuple[int, int]]:
+    """How dense to leave what stays and in what tiles, for this share of the dense network's time: what promises most
+    by the device.
 
-    For each density all prunable spaces shrink alike until the modelled time is met; the most worth (`WORTH`) wins.
-    Where zeros cost as much as weights, nothing is gained by them, and the answer is 1.
+    For each density, and each tile the device has a format for, all prunable spaces shrink alike until the modelled
+    time is met; the most worth (`WORTH`, `TILE_WORTH`) wins. Where zeros cost as much as weights, nothing is gained by
+    them, and the density is 1.
     """
     budget = ratio * TimeCost(graph, model).total(graph.sizes)
-    best, most = 1.0, 0.0
-    for density in DENSITIES:
-        cost = TimeCost(graph, model, density)
+    best, most = (1.0, (1, 1)), 0.0
+    tiles = [tile for tile in TILE_WORTH if tile == (1, 1) or TILES.get(model.format_of(tile)) == tile]
+    for density, tile in itertools.product(DENSITIES, tiles):
+        cost = TimeCost(graph, model, density, tile)
         low, high = 0.0, 1.0
         for _ in range(20):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if cost.total(shrunk(graph, middle)) <= budget else (low, middle)
         entries = WeightCost(graph).total(shrunk(graph, low))
-        worth = entries * density ** (1 - WORTH)
+        worth = entries * (density * (TILE_WORTH[tile] if density < 1 else 1.0)) ** (1 - WORTH)
         if cost.total(shrunk(graph, low)) <= budget and worth > most:
-            best, most = density, worth
+            best, most = (density, tile if density < 1 else (1, 1)), worth
     return best
 
 
@@ -255,7 +271,7 @@ def cost_of(target: Target, graph: ChannelGraph, latency: LatencyModel | None) -
         return WeightCost(graph)
     if latency is None:
         raise InputError("Expected a latency model for a target of time.")
-    time = TimeCost(graph, latency, target.inside)
+    time = TimeCost(graph, latency, target.inside, target.tile)
     return time if isinstance(target, Latency) else GuidedCost(WeightCost(graph), time)
 
 

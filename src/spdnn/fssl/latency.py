@@ -29,9 +29,12 @@ from ..io.atomic import atomic_write
 from ..nn import SparseLinear
 from .ops import Select
 
-Format = Literal["dense", "csr", "ell", "block", "select"]
+Format = Literal["dense", "csr", "pairs", "ell", "block", "select"]
+"""How a layer is stored: "pairs" is CSR in which outputs read the same inputs two by two."""
 FORMATS: tuple[Format, ...] = ("dense", "csr")
-VERSION = 4
+TILES: Mapping[Format, tuple[int, int]] = {"csr": (1, 1), "pairs": (2, 1)}
+"""Outputs × inputs of what stage 2 leaves or removes at once for layers to have a format."""
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ def make_layer(shape: Shape, device: str) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     if shape.format == "select":
         return Select(torch.randperm(shape.inputs, generator=generator)[: shape.outputs].sort()[0]).to(device)
+    if shape.format == "pairs":
+        raise InputError("Expected a format that single layers have; pairs are of networks in one compiled call.")
     weight = torch.randn(shape.outputs, shape.inputs, generator=generator)
     layer = nn.Linear(shape.inputs, shape.outputs)
     with torch.no_grad():
@@ -231,7 +236,9 @@ class LatencyModel:
 
     def _fit_chains(self) -> dict[str, np.ndarray]:
         """All formats at once, from the sums over layers."""
-        forms = (*FORMATS, "select")
+        there = {s.format for chain in self.chains for s in chain.shapes}
+        forms: list[Format] = [form for form in (*FORMATS, "pairs") if form in there]
+        forms.append("select")
         basis = np.stack([np.concatenate([self._sum(chain, form) for form in forms]) for chain in self.chains])
         ms = np.array([chain.ms for chain in self.chains])
         found = nnls(np.column_stack([np.ones(len(ms)), basis]) / ms[:, None], np.ones(len(ms)))[0]
@@ -270,6 +277,11 @@ class LatencyModel:
         fits = self._fits  # pyright: ignore[reportAttributeAccessIssue]
         return tuple(form for form in fits if form != "select")
 
+    def format_of(self, tile: tuple[int, int]) -> Format:
+        """The format in which layers whose weights are in such tiles are stored."""
+        own: list[Format] = [form for form, its in TILES.items() if its == tile and form in self.formats]
+        return own[0] if own else "csr"
+
     def layer(self, inputs: float, outputs: float, nnz: float | None = None, form: Format = "dense") -> float:
         """T̂ of a layer in milliseconds. Widths and non-zeros may be fractional. `nnz` is that of a CSR layer."""
         terms = self._terms  # pyright: ignore[reportAttributeAccessIssue]
@@ -279,11 +291,12 @@ class LatencyModel:
         inputs, outputs = self._filled(inputs, outputs, form)
         return sum(c * _term(k, inputs, outputs, nnz, form) for k, c in terms[form])
 
-    def scattered(self, inputs: float, outputs: float, density: float) -> float:
-        """T̂ of a layer with this share of its weights, in the format with the least."""
+    def scattered(self, inputs: float, outputs: float, density: float, tile: tuple[int, int] = (1, 1)) -> float:
+        """T̂ of a layer with this share of its weights, in such tiles, in the format with the least."""
         found = self.layer(inputs, outputs)
-        if density < 1 and "csr" in self.formats:
-            found = min(found, self.layer(inputs, outputs, density * inputs * outputs, "csr"))
+        if density < 1:
+            nnz, own = density * inputs * outputs, self.format_of(tile)
+            found = min([found, *(self.layer(inputs, outputs, nnz, f) for f in self.formats if f in ("csr", own))])
         return found
 
     def select(self, columns: float) -> float:
@@ -295,18 +308,20 @@ class LatencyModel:
         """The format with the least T̂, and that."""
         return min(((f, self.layer(inputs, outputs, nnz, f)) for f in self.formats), key=lambda found: found[1])
 
-    def slopes(self, inputs: int, outputs: int, density: float = 1.0) -> tuple[float, float]:
+    def slopes(
+        self, inputs: int, outputs: int, density: float = 1.0, tile: tuple[int, int] = (1, 1)
+    ) -> tuple[float, float]:
         """∂T̂/∂inputs and ∂T̂/∂outputs of a layer, ms per channel, by a central difference of 5%, one channel or
         one multiple.
 
-        density : share of its weights that it has."""
+        density, tile : share of its weights that it has, and their tiles."""
         found = []
         for axis in range(2):
             multiple = self._multiples[axis]  # pyright: ignore[reportAttributeAccessIssue]
             step = multiple if multiple > 1 else max(1.0, 0.05 * (inputs, outputs)[axis])
             a, b = (max(inputs - step, 0), outputs) if axis == 0 else (inputs, max(outputs - step, 0))
             c, d = (inputs + step, outputs) if axis == 0 else (inputs, outputs + step)
-            rise = self.scattered(c, d, density) - self.scattered(a, b, density)
+            rise = self.scattered(c, d, density, tile) - self.scattered(a, b, density, tile)
             found.append(rise / ((c, d)[axis] - (a, b)[axis]))
         return found[0], found[1]
 
@@ -436,7 +451,7 @@ def compiled_model(
 
     Whole networks of two hidden layers with random widths up to `limit`, which read random shares of the inputs and
     have random shares of their weights, are measured in turns; the least of each counts. Inputs that are brought in
-    together are all read or none of them.
+    together are all read or none of them. For many rows half of the sparse networks are in pairs.
     """
     from ..data import cache_folder
     from ..nn.compiled import SINGLE
@@ -451,7 +466,10 @@ def compiled_model(
         key["multiples"] = [UNROLLED, PANEL]
     else:
         key["together"] = COLUMNS
-    drawn = [_random_chain(inputs, outputs, limit, seed + k, key.get("together", 1)) for k in range(chains)]
+    drawn = [
+        _random_chain(inputs, outputs, limit, seed + k, key.get("together", 1), ("csr",) if batch <= SINGLE else PAIRED)
+        for k in range(chains)
+    ]
     networks, shapes = zip(*drawn, strict=True)
     x = np.random.default_rng(seed).random((batch, inputs), np.float32)
     times = np.full(len(networks), np.inf)
@@ -466,9 +484,14 @@ def compiled_model(
     return model
 
 
-def _random_chain(inputs: int, outputs: int, limit: int, seed: int, together: int) -> tuple[Any, tuple[Shape, ...]]:
+PAIRED: tuple[Format, ...] = ("csr", "pairs")
+
+
+def _random_chain(
+    inputs: int, outputs: int, limit: int, seed: int, together: int, formats: Sequence[Format]
+) -> tuple[Any, tuple[Shape, ...]]:
     """A compiled network, and its layers as the compiled call takes them. together : neighbouring inputs of which it
-    reads all or none."""
+    reads all or none. formats : what its sparse layers may have, one for all."""
     from ..network import SparseLayer, SparseNetwork
     from ..nn.compiled import CompiledNetwork
 
@@ -479,11 +502,13 @@ def _random_chain(inputs: int, outputs: int, limit: int, seed: int, together: in
     hidden = [int(v) for v in np.exp(rng.uniform(np.log(8), np.log(limit), 2))]
     widths = [len(picked), *hidden, outputs]
     layers, facts = [], []
-    scattered = rng.random() < 0.7
+    scattered, form = rng.random() < 0.7, formats[int(rng.integers(len(formats)))]
+    height = TILES[form][0]
     for k, (a, b) in enumerate(itertools.pairwise(widths)):
         density = float(10 ** rng.uniform(-1.7, -0.3)) if scattered and k < 2 else 1.0
-        present = rng.random((b, a)) < density
-        present[rng.integers(b, size=a), np.arange(a)] = True  # every input is read
+        tiles = rng.random((-(-b // height), a)) < density
+        tiles[rng.integers(len(tiles), size=a), np.arange(a)] = True  # every input is read
+        present = tiles.repeat(height, 0)[:b]
         rows, columns = np.nonzero(present)
         indptr = np.concatenate([[0], np.cumsum(present.sum(1))])
         weights = rng.normal(size=len(rows)).astype(np.float32)
@@ -492,8 +517,8 @@ def _random_chain(inputs: int, outputs: int, limit: int, seed: int, together: in
         layers.append(SparseLayer(width, indptr, where, weights, bias, lower=0.0, upper=np.inf, bias_rule="all"))
         facts.append((a, b, len(rows)))
     network = CompiledNetwork(SparseNetwork(layers))
-    forms: list[Format] = ["dense" if form == "dense" else "csr" for form in network.forms]
-    return network, tuple(Shape(a, b, n, form) for (a, b, n), form in zip(facts, forms, strict=True))
+    stored: list[Format] = ["dense" if kind == "dense" else form for kind in network.forms]
+    return network, tuple(Shape(a, b, n, kind) for (a, b, n), kind in zip(facts, stored, strict=True))
 
 
 def _row(shape: Shape) -> list[Any]:

@@ -313,7 +313,9 @@ class Pruner:
         if not self.entries[m]:  # stage 2 begins
             self.entries[m] = self._entries(m)
             for k, places in self.places.items():
-                places[at] = (self.alive[k][at].cumsum(0) - 1).clamp(min=0)
+                alive = self.alive[k][at].nonzero()[:, 0]
+                places[at] = 0
+                places[at][alive[self._alike(k, m)]] = torch.arange(len(alive), device=self.device)
         fed, read = reach
         useful = {k: fed[k][at] & read[k][at] & self.alive[k][at] for k in fed}
         active, scores, slopes, sizes = [], [], [], []
@@ -363,6 +365,19 @@ class Pruner:
         if (height, width) == (1, 1):
             return None
         return self.places[layer.writes][at] // height, self.places[layer.reads][at] // width
+
+    def _alike(self, k: int, m: int) -> torch.Tensor:
+        """An order of the living channels of a space in which those that stand in a tile have alike weights."""
+        (height, width), at, alive = _tile(self.goals[m]), self.members[m], self.alive[k][self.members[m]]
+        weights = [x.module.weight[at][alive] for x in self.graph.writers(k) if height > 1]
+        weights += [x.module.weight[at][:, alive].T for x in self.graph.readers(k) if width > 1]
+        if not weights:
+            return torch.arange(int(alive.sum()), device=self.device)
+        squares = torch.cat(weights, 1).double().square()
+        norms = squares.norm(dim=1)
+        likeness = (squares @ squares.T / (norms[:, None] * norms).clamp(min=1e-300)).cpu().numpy()
+        order = _side_by_side(likeness, norms.cpu().numpy(), max(height, width))
+        return torch.from_numpy(order).to(self.device)
 
     def _entries(self, m: int) -> int:
         """Places for weights between living channels, but for those of ignored layers."""
@@ -422,6 +437,23 @@ class Pruner:
         return iter(self.members)
 
 
+def _side_by_side(likeness: np.ndarray, norms: np.ndarray, size: int) -> np.ndarray:
+    """An order in which every `size` that follow each other are alike: the largest left, and those most like it."""
+    left, order = np.ones(len(norms), bool), []
+    for first in np.argsort(-norms, kind="stable"):
+        if not left[first]:
+            continue
+        left[first] = False
+        order.append(int(first))
+        to = likeness[first].copy()
+        for _ in range(min(size - 1, int(left.sum()))):
+            chosen = int(np.argmax(np.where(left, to, -1.0)))
+            left[chosen] = False
+            order.append(chosen)
+            to += likeness[chosen]
+    return np.array(order, np.int64)
+
+
 def _averaged(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """The mean of each group for all in it; those that are NaN stay so and don't count."""
     there = ~np.isnan(values)
@@ -443,7 +475,7 @@ Grid = tuple[torch.Tensor, torch.Tensor]
 
 
 def _tile(goal: Goal) -> tuple[int, int]:
-    return (1, 1) if isinstance(goal.target, Latency) else goal.target.tile
+    return (1, 1) if goal.structured else goal.target.tile
 
 
 def _tiles(values: torch.Tensor, grid: Grid | None) -> torch.Tensor:

@@ -18,7 +18,7 @@ from ..budget import (
     TimeCost,
     WeightCost,
     cost_of,
-    density_for,
+    inside_for,
     shrunk,
 )
 from ..latency import LatencyModel, flops_model
@@ -86,8 +86,9 @@ def goal_of(
         if method == "shuffled":
             return _shuffled(target, graph, schedule, latency, seed)
         if target.density is None:
-            target = replace(target, density=density_for(graph, latency, target.ratio))
-        time = TimeCost(graph, latency, target.inside)
+            density, tile = inside_for(graph, latency, target.ratio)
+            target = replace(target, density=density, tile=tile)
+        time = TimeCost(graph, latency, target.inside, target.tile)
         dense = TimeCost(graph, latency).total(graph.sizes)
         if method == "swapped":
             return Goal(target, schedule, _swapped(time, seed), dense)
@@ -113,8 +114,8 @@ def _wrong(method: str, target: Sparsity, graph: ChannelGraph, latency: LatencyM
     if method == "flops":
         return TimeCost(graph, flops_model())
     if method == "swapped":
-        return _swapped(TimeCost(graph, latency, target.inside), seed)
-    return TimeCost(graph, latency.shuffled(seed), target.inside)
+        return _swapped(TimeCost(graph, latency, target.inside, target.tile), seed)
+    return TimeCost(graph, latency.shuffled(seed), target.inside, target.tile)
 
 
 DRAWS = 1000
@@ -143,8 +144,9 @@ def _shuffled(target: Latency, graph: ChannelGraph, schedule: Schedule, latency:
     less = (time.total(least) - share * dense) / (1 - share) if share < 1 else 0.0
     if target.density is None:
         ratio = (less + target.ratio * (dense - less)) / dense
-        target = replace(target, density=density_for(graph, wrong, ratio))
-    time = TimeCost(graph, wrong, target.inside)
+        density, tile = inside_for(graph, wrong, ratio)
+        target = replace(target, density=density, tile=tile)
+    time = TimeCost(graph, wrong, target.inside, target.tile)
     return Goal(target, schedule, GuidedCost(time, time, less), dense - less)
 
 

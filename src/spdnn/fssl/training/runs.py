@@ -266,7 +266,7 @@ class _Session:
     def record(self, small: fx.GraphModule, seconds: float) -> dict[str, Any]:
         facts = record_of(small, self.job, self.data, dense_weights=self.dense_weights, seconds=seconds)
         if self.pruning is not None and isinstance(self.pruning.target, Latency):
-            facts["density"] = self.pruning.target.density
+            facts |= {"density": self.pruning.target.density, "tile": list(self.pruning.target.tile)}
         return facts
 
 
