@@ -83,7 +83,7 @@ SPLIT_CONTROLS: Mapping[str, Sequence[float]] = {
     "cpu1-swapped": (0.19, 0.155, 0.13, 0.112, 0.1),
 }
 """What controls keep, where that differs: of a wrong time, so that as much is another size of network."""
-SPLIT_WIDE = {"off": (0.976, 0.988, 0.994), "cpu1": (0.025, 0.0125, 0.0065), "cpu128": (0.025, 0.0125, 0.0065),
+SPLIT_WIDE = {"off": (0.976, 0.988, 0.994), "cpu1": (0.025, 0.0125, 0.0065), "cpu128": (0.018, 0.009, 0.0045),
               "cuda60000": (0.06, 0.04, 0.03)}  # fmt: skip
 """The same for two wide hidden layers."""
 SPLIT_TILES = (0.87, 0.92, 0.953, 0.971, 0.984)
@@ -190,7 +190,8 @@ def compact_jobs(setting: Setting) -> list[Job]:
 
 
 def split_jobs(setting: Setting, wide: bool = False) -> tuple[list[Job], list[str]]:
-    """How dense to be inside chosen by measured time, by none, and by wrong times, for all targets.
+    """How dense to be inside chosen by measured time, by none, and by wrong times, for all targets; and without a time,
+    in pairs, and by magnitude alone.
 
     wide : two hidden layers of `setting.wide`, in place of 784-300-100-10.
     Returns the jobs, and the name of the curve of accuracy against time that each is a point of.
@@ -202,6 +203,9 @@ def split_jobs(setting: Setting, wide: bool = False) -> tuple[list[Job], list[st
     curves: dict[str, list[Job]] = {}
     for name, share in {"off": setting.groups, "off-0.95": 0.95}.items():
         curves[name] = [Job(target=Sparsity(r, groups=share), **options) for r in removals]
+    pairs = [Sparsity(r, groups=setting.groups, tile=(2, 1)) for r in removals]
+    curves["pairs"] = [Job(target=target, **options) for target in pairs]
+    curves["magnitude"] = [Job(method="magnitude", target=Sparsity(r), **options) for r in removals]
     for device, batch in setting.targets:
         name, on = f"{device}{batch}", {"target_device": device, "target_batch": batch, **options}
         tried: dict[str, tuple[str, float | None]] = {name: ("fssl", None)}
@@ -1267,8 +1271,9 @@ def paired(
     records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]], *, tuned: bool = True
 ) -> list[dict[str, Any]]:
     """Times of curves budget by budget: of those whose budget is of weights and whose prices are times over those
-    without the time term, which have as many weights; and, if `tuned`, of both over those of the networks tuned for a
-    target, on it, as of `split_wide`, whose accuracies are so close that curves can't be read at an accuracy.
+    without the time term, which have as many weights, and of magnitude pruning over all that have as many; and, if
+    `tuned`, of all over those of the networks tuned for a target, on it, as of `split_wide`, whose accuracies are so
+    close that curves can't be read at an accuracy.
 
     `times_as_long` is the geometric mean over seeds, `test_gain` and `held_out_gain` by how many points the networks
     that are compared with are more accurate, all with their 95% intervals (t). One row a budget, and one of every
@@ -1281,8 +1286,10 @@ def paired(
         curves: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
         for r in records:
             curves.setdefault(r["curve"], {}).setdefault(r["label"], {})[r["seed"]] = r
-        alike = [c for c in curves if c in ("off", "off-0.95", *_priced(base)) or c.startswith(f"{base}-")]
+        untimed = ("off", "off-0.95", "pairs", "magnitude")
+        alike = [c for c in curves if c in (*untimed, *_priced(base)) or c.startswith(f"{base}-")]
         against = [(base, c) for c in alike if tuned] + [("off", c) for c in _priced(base)]
+        against += [(c, "magnitude") for c in untimed[:-1]]
         for known, curve in against:
             if not {known, curve} <= set(curves):
                 continue
