@@ -9,7 +9,7 @@ import pytest
 
 from spdnn.errors import InputError
 from spdnn.network import SparseLayer, SparseNetwork
-from spdnn.nn.compiled import CompiledNetwork, Form, fastest_forms
+from spdnn.nn.compiled import TILES, CompiledNetwork, Form, fastest_forms
 
 
 def network(widths: list[int], density: float, seed: int = 0, **options: float) -> SparseNetwork:
@@ -53,6 +53,34 @@ def test_more_inputs_than_fit_16_bits(forms: tuple[Form, ...]) -> None:
     net = network([70000, 6, 3], 0.96 if forms[0] == "dense" else 0.001)
     x = np.random.default_rng(0).random((40, 70000), dtype=np.float32)
     np.testing.assert_allclose(CompiledNetwork(net, forms=forms)(x), expected(net, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [4, 5, 16, 31, 48, 64, 67, 128])
+def test_every_tile(rows: int) -> None:
+    net = network([101, 37, 20, 10], 0.6)
+    x = np.random.default_rng(1).random((rows, 101), dtype=np.float32)
+    for tile in TILES:
+        for forms in (("dense",) * 3, ("sparse",) * 3):
+            found = CompiledNetwork(net, forms=forms, tile=tile)(x)
+            np.testing.assert_allclose(found, expected(net, x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="tile of"):
+        CompiledNetwork(net, tile=8)
+
+
+def test_outputs_that_share_their_inputs_in_pairs() -> None:
+    net = network([101, 36, 20], 0.2)
+    rng, layers = np.random.default_rng(0), []
+    for layer in net:
+        weights = layer.weights.toarray()
+        weights[:, 1::2] = (weights[:, ::2] != 0) * rng.standard_normal(weights[:, ::2].shape)
+        bias = rng.standard_normal(layer.outputs).astype(np.float32)
+        layers.append(SparseLayer.from_matrix(weights.astype(np.float32), bias, bias_rule="all"))
+    twins = SparseNetwork(layers)
+    x = rng.random((70, 101), dtype=np.float32)
+    for tile in TILES:
+        found = CompiledNetwork(twins, forms=["sparse"] * 2, tile=tile)
+        assert all(packed.grouped == layer.outputs for packed, layer in zip(found._packed, twins, strict=True))
+        np.testing.assert_allclose(found(x), expected(twins, x), rtol=1e-5, atol=1e-5)
 
 
 def test_forms_are_chosen_by_time() -> None:

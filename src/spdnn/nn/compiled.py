@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -10,13 +11,17 @@ from typing import Literal
 import numpy as np
 
 from ..engines.numba.packing import Packed, pack
+from ..engines.numba.vector import AVX512
 from ..errors import InputError
 from ..network import SparseLayer, SparseNetwork
-from .compiled_kernels import COLUMNS, FIELDS, GROUP, PANEL, TILE, UNROLLED, run_rows, run_tiles
+from .compiled_kernels import COLUMNS, FIELDS, GROUP, NARROW, PANEL, TILE, UNROLLED, run_rows, run_tiles
 
 Form = Literal["dense", "sparse"]
 SINGLE = 3
 """Up to so many rows are computed one by one; more in tiles of up to TILE."""
+TILES = (TILE, NARROW)
+WIDE = 30_000
+"""Weights of dense layers from which on they had better go in narrow tiles, whose inputs stay in the first cache."""
 _FLOAT = np.dtype(np.float32)
 _LINE = 64
 """Bytes of a cache line, which are what a vector register holds, too."""
@@ -29,9 +34,12 @@ class CompiledNetwork:
 
     forms : of each layer, "sparse" or "dense" (with its zeros, but none for inputs that the first layer doesn't
         read); by default dense where over a third of the weights isn't zero.
+    tile : rows taken together, where there are as many; by default fewer where wide dense layers take most of the time.
+
+    Raises InputError for networks and options it can't have.
     """
 
-    def __init__(self, network: SparseNetwork, *, forms: Sequence[Form] | None = None):
+    def __init__(self, network: SparseNetwork, *, forms: Sequence[Form] | None = None, tile: int | None = None):
         if any(layer.bias_rule != "all" and np.any(layer.bias_vector) for layer in network):
             raise InputError("Expected layers that add their biases to every output.")
         if any(layer.data.dtype != np.float32 for layer in network):
@@ -43,6 +51,9 @@ class CompiledNetwork:
         self.forms: list[Form] = [_form(layer) for layer in [narrow, *others]] if forms is None else list(forms)
         if len(self.forms) != len(network):
             raise InputError(f"Expected forms of {len(network)} layers, got {len(self.forms)}.")
+        self.tile = _tile([narrow, *others], self.forms) if tile is None else tile
+        if self.tile not in TILES:
+            raise InputError(f"Expected a tile of {' or '.join(map(str, TILES))} rows, got {tile}.")
         self._keep: list[np.ndarray] = []
         # rows one by one: a sparse first layer picks among all inputs itself
         whole = self.forms[0] == "sparse" or (len(used) == first.inputs and first.inputs % UNROLLED == 0)
@@ -57,7 +68,7 @@ class CompiledNetwork:
         if x.shape[0] <= SINGLE:
             run_rows(x, out, self._plan)
         else:
-            run_tiles(x, out, *self._tiles)
+            run_tiles(x, out, self.tile, *self._tiles)
         return out
 
     def _for_rows(self, layers: list[SparseLayer], picked: np.ndarray | None) -> np.ndarray:
@@ -139,17 +150,26 @@ class CompiledNetwork:
 def fastest_forms(
     network: SparseNetwork, x: np.ndarray, *, seconds: float = 0.003, rounds: int = 15
 ) -> CompiledNetwork:
-    """The network with its layers in the forms that make the whole fastest for these rows."""
+    """The network with its layers in the forms, and in the tiles, that make the whole fastest for these rows."""
     best = CompiledNetwork(network)
     for k, layer in enumerate(network):
         if layer.nnz == layer.outputs * len(np.unique(layer.indices)):
             continue
         forms = list(best.forms)
         forms[k] = "dense" if forms[k] == "sparse" else "sparse"
-        options = [best, CompiledNetwork(network, forms=forms)]
-        times = [[_time(lambda: one(x), seconds) for one in options] for _ in range(rounds)]  # noqa: B023
-        best = options[int(np.argmin(np.min(times, axis=0)))]
+        best = _faster(best, CompiledNetwork(network, forms=forms), x, seconds, rounds)
+    if len(x) > NARROW:
+        other = next(tile for tile in TILES if tile != best.tile)
+        best = _faster(best, CompiledNetwork(network, forms=best.forms, tile=other), x, seconds, rounds)
     return best
+
+
+def _faster(
+    one: CompiledNetwork, other: CompiledNetwork, x: np.ndarray, seconds: float, rounds: int
+) -> CompiledNetwork:
+    runs = [functools.partial(run, x) for run in (one, other)]
+    times = [[_time(run, seconds) for run in runs] for _ in range(rounds)]
+    return (one, other)[int(np.argmin(np.min(times, axis=0)))]
 
 
 def _time(run: Callable[[], object], seconds: float) -> float:
@@ -171,6 +191,12 @@ def _aligned(array: np.ndarray) -> np.ndarray:
     found = room[-room.ctypes.data % _LINE :][: array.nbytes].view(array.dtype).reshape(array.shape)
     found[...] = array
     return found
+
+
+def _tile(layers: Sequence[SparseLayer], forms: Sequence[Form]) -> int:
+    dense = sum(x.inputs * x.outputs for x, form in zip(layers, forms, strict=True) if form == "dense")
+    sparse = sum(x.nnz for x, form in zip(layers, forms, strict=True) if form == "sparse")
+    return NARROW if not AVX512 and dense >= max(WIDE, 3 * sparse) else TILE
 
 
 def _form(layer: SparseLayer) -> Form:

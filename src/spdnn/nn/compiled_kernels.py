@@ -32,6 +32,8 @@ GROUP = 8
 """Outputs of a sparse layer computed together for one row."""
 TILE = 64 if AVX512 else 32
 """Rows taken together: their sums fill the registers, and few hundred inputs of so many fit the first cache."""
+NARROW = 16
+"""Rows taken together where outputs share their inputs by fours: sums enough, and twice the inputs fit."""
 COLUMNS = 8
 """Inputs next to each other that are brought to a tile together."""
 FIELDS = 7
@@ -251,8 +253,8 @@ def _layer(table, bounds, x, y):
 
 
 @_jit
-def run_tiles(rows, out, blocks, turned, used, tables, bounds, places, scratch):
-    """Tiles of TILE, 16 or 4 rows through all layers.
+def run_tiles(rows, out, most, blocks, turned, used, tables, bounds, places, scratch):
+    """Tiles of `most` (TILE or NARROW), NARROW or 4 rows through all layers.
 
     blocks : int64 (n,), the first inputs of the COLUMNS that are brought to the tile together. turned : int64
         (n, COLUMNS), where: those that aren't used to where a later one goes. used : int64, the inputs in the tile.
@@ -262,7 +264,7 @@ def run_tiles(rows, out, blocks, turned, used, tables, bounds, places, scratch):
     start = 0
     while start < count:
         left = count - start
-        lanes = TILE if left > TILE // 2 else 16 if left > 4 else 4
+        lanes = TILE if most == TILE and left > TILE // 2 else NARROW if left > 4 else 4
         here = min(lanes, left)
         tile, other = scratch[0], scratch[1]
         whole = here // 8 * 8 if blocks.size else 0
