@@ -56,10 +56,11 @@ from spdnn.fssl.latency import recorded as recorded_graph
 from spdnn.fssl.ops import Select
 from spdnn.fssl.pruner import Pruner
 from spdnn.fssl.speed import Speed, _add_own, fastest
+from spdnn.fssl.trace import trace
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, resting_fleet, train_fleet
 from spdnn.fssl.training.loop import Teacher
-from spdnn.fssl.training.methods import CONTROLS
+from spdnn.fssl.training.methods import CONTROLS, right_by_chance
 from spdnn.fssl.training.runs import record_of, train_teacher
 from spdnn.record import write_json
 
@@ -762,7 +763,9 @@ class Campaign:
         if self.setting.epochs["split"] > 2:  # as good as 128 at the same epochs, in half the steps
             recipe = replace(recipe, batch=256, rate=1.5 * recipe.rate)
         found = self.fleet("split", jobs, models=self.engine_models(jobs), recipe=recipe)
-        facts = [{"curve": curve} for curve in curves for _ in self.setting.seeds]
+        facts = [
+            self.facts_of(job, curve, s) for job, curve in zip(jobs, curves, strict=True) for s in self.setting.seeds
+        ]
         first = usual * len(self.setting.seeds)
         self.record("split", found[:first], 266200, facts=facts[:first])
         if len(found) > first:
@@ -780,12 +783,20 @@ class Campaign:
                 self.setting.ends = time.time() + (ends - time.time()) / len(names) if k == 0 else None
             found = self.fleet(f"split_wide-{curve}", mine, models=models, recipe=recipe)
             recipe = found[0].job.recipe
-            facts = [{"curve": curve}] * len(found)
+            facts = [self.facts_of(job, curve, s) for job in mine for s in self.setting.seeds]
             dense = self.data.inputs * width + width * width + width * self.data.classes
             self.record(f"split-wide-{curve}", found, dense, facts=facts, experiment="split-wide")
             if self.setting.device == "cuda":
                 torch.cuda.empty_cache()
         self.setting.ends = ends
+
+    def facts_of(self, job: Job, curve: str, seed: int) -> dict[str, Any]:
+        """The curve of a network, and whether the shuffled table that chose it is right by chance."""
+        if job.method != "shuffled" or not isinstance(job.target, Sparsity):
+            return {"curve": curve}
+        start = dense_network([self.data.inputs, *job.hidden, self.data.classes], norm=job.norm)
+        graph = trace(start, torch.zeros(2, *self.data.side))
+        return {"curve": curve, "right_by_chance": right_by_chance(graph, self.engine_model(job), seed)}
 
     def engine_models(self, jobs: Sequence[Job]) -> list[LatencyModel | None]:
         """`engine_model` of each job that knows of time."""
@@ -1275,6 +1286,8 @@ def paired(
     `tuned`, of all over those of the networks tuned for a target, on it, as of `split_wide`, whose accuracies are so
     close that curves can't be read at an accuracy.
 
+    Networks of shuffled tables that are right by chance are also told apart from the others.
+
     `times_as_long` is the geometric mean over seeds, `test_gain` and `held_out_gain` by how many points the networks
     that are compared with are more accurate, all with their 95% intervals (t). One row a budget, and one of every
     seed's mean over all `budgets`.
@@ -1306,11 +1319,19 @@ def paired(
                     _say_paired(rows[-1])
                 for s, values in found.items():
                     by_seed.setdefault(s, []).append(values)
-            whole = [v for v in by_seed.values() if len(v) == len(budgets[0])]
-            if len(budgets[0]) > 1 and len(whole) > 1:
-                means = [{k: statistics.mean(v[k] for v in values) for k in values[0]} for values in whole]
-                rows.append({**about, "tuned": known, "label": curve, "budgets": len(budgets[0]), **_summed(means)})
-                _say_paired(rows[-1])
+            whole = {s: v for s, v in by_seed.items() if len(v) == len(budgets[0])}
+            lucky = {r["seed"] for r in records if r["curve"] == curve and r.get("right_by_chance")}
+            kinds = {curve: whole}
+            if lucky:
+                kinds[f"{curve}, right by chance"] = {s: v for s, v in whole.items() if s in lucky}
+                kinds[f"{curve}, others"] = {s: v for s, v in whole.items() if s not in lucky}
+            for label, chosen in kinds.items():
+                if len(budgets[0]) > 1 and len(chosen) > 1:
+                    means = [
+                        {k: statistics.mean(v[k] for v in values) for k in values[0]} for values in chosen.values()
+                    ]
+                    rows.append({**about, "tuned": known, "label": label, "budgets": len(budgets[0]), **_summed(means)})
+                    _say_paired(rows[-1])
     return rows
 
 
@@ -1464,6 +1485,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--only", default=",".join(PARTS), help="parts, as in l300,wide")
     parser.add_argument("--epochs", type=int, help="of l300, m500, radix and times", default=100)
     parser.add_argument("--wide-epochs", type=int, default=20)
@@ -1518,7 +1540,7 @@ def main() -> None:
         ("l300", "compact", "plain", "m500", "radix", "times", "split", "tune"), given.epochs
     )
     epochs |= {"teacher": 60, "wide": given.wide_epochs}
-    setting = Setting(given.device, list(range(1, given.seeds + 1)), epochs)
+    setting = Setting(given.device, list(range(given.first_seed, given.first_seed + given.seeds)), epochs)
     setting.augment, setting.distill, setting.rate = given.augment, given.distill, given.rate
     setting.fade, setting.groups, setting.hold = given.fade, given.groups, given.hold
     often: dict[str, Any] = {"every": given.every}

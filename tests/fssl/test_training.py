@@ -15,7 +15,7 @@ from spdnn.errors import InputError
 from spdnn.fssl import FSSL, Latency, Schedule, Sparsity, facts_of, flops_model, load_state, save_state
 from spdnn.fssl.budget import Cost, SwappedCost, TimeCost, WeightCost, knapsack, shrunk
 from spdnn.fssl.fleet import Fleet
-from spdnn.fssl.latency import LatencyModel, Timed, grid
+from spdnn.fssl.latency import LatencyModel, Shape, Timed, grid
 from spdnn.fssl.pruner import Pruner
 from spdnn.fssl.trace import ChannelGraph, trace
 from spdnn.fssl.training import (
@@ -31,7 +31,7 @@ from spdnn.fssl.training import (
 )
 from spdnn.fssl.training.fleets import train_fleet
 from spdnn.fssl.training.loop import Teacher, accuracy, losses
-from spdnn.fssl.training.methods import goal_of
+from spdnn.fssl.training.methods import goal_of, right_by_chance
 from spdnn.fssl.training.runs import train
 
 SCHEDULE = Schedule(every=5, prox_every=2)
@@ -247,6 +247,22 @@ def test_a_shuffled_table_has_a_budget_of_its_own(density: float | None) -> None
         assert goal.cost.total(left) <= ratio * goal.dense_cost
     goals = [goal_of("shuffled", Latency(0.5), graph, latency=model, seed=s) for s in (1, 1, 2)]
     assert goals[0].dense_cost == goals[1].dense_cost != goals[2].dense_cost
+
+
+def test_a_shuffled_table_is_right_by_chance_where_it_leaves_the_same_channels_unpriced() -> None:
+    graph = trace(dense_network([784, 300, 100, 10]), torch.zeros(2, 784))
+    picks = [Timed(Shape(784, n, n, "select"), 10.0) for n in (8, 100, 400, 700)]  # take longer than reading all
+    model = LatencyModel((*device().table, *picks))
+    k = graph.input_space
+    assert TimeCost(graph, model).prices(graph.sizes)[k] == 0
+    found = {}
+    for seed in range(40):
+        prices = TimeCost(graph, model.shuffled(seed)).prices(graph.sizes)
+        free = {j for j, space in graph.spaces.items() if not space.fixed and prices[j] == 0}
+        found[seed] = right_by_chance(graph, model, seed)
+        assert found[seed] == (free == {k})
+    assert 0 < sum(found.values()) < 40
+    assert not any(right_by_chance(graph, device(), seed) for seed in range(5))  # inputs are priced
 
 
 def test_swapped_time_is_as_much_for_other_channels() -> None:

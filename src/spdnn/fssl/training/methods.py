@@ -150,6 +150,14 @@ def _shuffled(target: Latency, graph: ChannelGraph, schedule: Schedule, latency:
     return Goal(target, schedule, GuidedCost(time, time, less), dense - less)
 
 
+def right_by_chance(graph: ChannelGraph, latency: LatencyModel, seed: int) -> bool:
+    """Whether the shuffled table of a seed says what measured time says of channels that cost nothing, such as inputs
+    on a GPU: that these do, and no others."""
+    priced = _priced(graph, latency)
+    prunable = {k for k, space in graph.spaces.items() if not space.fixed}
+    return priced != prunable and priced == _priced(graph, latency.shuffled(seed))
+
+
 def _swapped(time: TimeCost, seed: int) -> SwappedCost:
     """Measured time with the spaces of channels that cause it exchanged at random, never all left as they are: as much
     can be saved, by as many zeros, but elsewhere."""
