@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -225,16 +225,32 @@ def inside_for(graph: ChannelGraph, model: LatencyModel, ratio: float) -> tuple[
     best, most = (1.0, (1, 1)), 0.0
     tiles = [tile for tile in TILE_WORTH if tile == (1, 1) or TILES.get(model.format_of(tile)) == tile]
     for density, tile in itertools.product(DENSITIES, tiles):
+        if density == 1 and tile != (1, 1):  # without zeros all tiles are the same
+            continue
         cost = TimeCost(graph, model, density, tile)
         low, high = 0.0, 1.0
         for _ in range(20):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if cost.total(shrunk(graph, middle)) <= budget else (low, middle)
         entries = WeightCost(graph).total(shrunk(graph, low))
-        worth = entries * (density * (TILE_WORTH[tile] if density < 1 else 1.0)) ** (1 - WORTH)
+        worth = entries * (density * TILE_WORTH[tile]) ** (1 - WORTH)
         if cost.total(shrunk(graph, low)) <= budget and worth > most:
-            best, most = (density, tile if density < 1 else (1, 1)), worth
+            best, most = (density, tile), worth
     return best
+
+
+def settled(target: Latency, graph: ChannelGraph, model: LatencyModel, ratio: float | None = None) -> Latency:
+    """The target with the density and the tile that `inside_for` chooses, for another ratio where one is given; as it
+    is, if it has a density."""
+    if target.density is not None:
+        return target
+    density, tile = inside_for(graph, model, target.ratio if ratio is None else ratio)
+    return replace(target, density=density, tile=tile)
+
+
+def time_cost(target: Target, graph: ChannelGraph, model: LatencyModel) -> TimeCost:
+    """Modelled time of networks that are as dense inside as the target has them, and in its tiles."""
+    return TimeCost(graph, model, target.inside, target.tile)
 
 
 def shrunk(graph: ChannelGraph, share: float) -> dict[int, int]:
@@ -271,7 +287,7 @@ def cost_of(target: Target, graph: ChannelGraph, latency: LatencyModel | None) -
         return WeightCost(graph)
     if latency is None:
         raise InputError("Expected a latency model for a target of time.")
-    time = TimeCost(graph, latency, target.inside, target.tile)
+    time = time_cost(target, graph, latency)
     return time if isinstance(target, Latency) else GuidedCost(WeightCost(graph), time)
 
 

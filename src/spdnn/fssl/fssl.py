@@ -7,7 +7,6 @@ inter-channel, then intra-channel redundancy is removed while training goes on.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import nn
 
 from ..errors import InputError
 from . import compaction
-from .budget import Cost, Latency, Target, TimeCost, cost_of, inside_for
+from .budget import Cost, Latency, Target, TimeCost, cost_of, settled, time_cost
 from .latency import LatencyModel, latency_model, measure
 from .pruner import Goal, Pruner
 from .schedule import Schedule
@@ -72,9 +71,7 @@ class FSSL:
         self.latency = latency
         if isinstance(target, Latency):
             assert latency is not None
-            if target.density is None:
-                density, tile = inside_for(self.graph, latency, target.ratio)
-                target = replace(target, density=density, tile=tile)
+            target = settled(target, self.graph, latency)
             if target.inside < 1 and dense_cost is None:
                 dense_cost = TimeCost(self.graph, latency).total(self.dense_widths)
         goal = Goal(target, self.schedule, cost or cost_of(target, self.graph, latency), dense_cost)
@@ -128,8 +125,7 @@ class FSSL:
         facts |= {"device": self.device, "batch": self.example.shape[0]}
         if self.latency is not None:
             widths = compaction.plan_compaction(self.graph, self.example, round_to=self.round_to).widths()
-            cost = TimeCost(self.graph, self.latency, self.target.inside, self.target.tile)
-            facts["latency_model_ms"] = cost.total(widths)
+            facts["latency_model_ms"] = time_cost(self.target, self.graph, self.latency).total(widths)
             facts["latency_model_dense_ms"] = TimeCost(self.graph, self.latency).total(self.dense_widths)
         if measured:
             facts["latency_ms"] = measure(small.to(self.device), self.example.to(self.device))

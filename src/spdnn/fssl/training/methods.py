@@ -18,8 +18,9 @@ from ..budget import (
     TimeCost,
     WeightCost,
     cost_of,
-    inside_for,
+    settled,
     shrunk,
+    time_cost,
 )
 from ..latency import LatencyModel, flops_model
 from ..pruner import Goal
@@ -85,10 +86,8 @@ def goal_of(
             raise InputError("Expected a latency model for a target of time.")
         if method == "shuffled":
             return _shuffled(target, graph, schedule, latency, seed)
-        if target.density is None:
-            density, tile = inside_for(graph, latency, target.ratio)
-            target = replace(target, density=density, tile=tile)
-        time = TimeCost(graph, latency, target.inside, target.tile)
+        target = settled(target, graph, latency)
+        time = time_cost(target, graph, latency)
         dense = TimeCost(graph, latency).total(graph.sizes)
         if method == "swapped":
             return Goal(target, schedule, _swapped(time, seed), dense)
@@ -114,8 +113,8 @@ def _wrong(method: str, target: Sparsity, graph: ChannelGraph, latency: LatencyM
     if method == "flops":
         return TimeCost(graph, flops_model())
     if method == "swapped":
-        return _swapped(TimeCost(graph, latency, target.inside, target.tile), seed)
-    return TimeCost(graph, latency.shuffled(seed), target.inside, target.tile)
+        return _swapped(time_cost(target, graph, latency), seed)
+    return time_cost(target, graph, latency.shuffled(seed))
 
 
 DRAWS = 1000
@@ -142,11 +141,8 @@ def _shuffled(target: Latency, graph: ChannelGraph, schedule: Schedule, latency:
     share = true.total(least) / true.total(sizes)
     dense = time.total(sizes)
     less = (time.total(least) - share * dense) / (1 - share) if share < 1 else 0.0
-    if target.density is None:
-        ratio = (less + target.ratio * (dense - less)) / dense
-        density, tile = inside_for(graph, wrong, ratio)
-        target = replace(target, density=density, tile=tile)
-    time = TimeCost(graph, wrong, target.inside, target.tile)
+    target = settled(target, graph, wrong, (less + target.ratio * (dense - less)) / dense)
+    time = time_cost(target, graph, wrong)
     return Goal(target, schedule, GuidedCost(time, time, less), dense - less)
 
 
