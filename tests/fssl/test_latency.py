@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spdnn.errors import FileFormatError, InputError
-from spdnn.fssl import FSSL, Latency
+from spdnn.fssl import FSSL, Latency, Sparsity
 from spdnn.fssl.budget import TimeCost, inside_for, knapsack
 from spdnn.fssl.latency import (
+    CREDIBLE,
+    JUDGED,
     VERSION,
     LatencyModel,
     Shape,
@@ -71,6 +73,48 @@ def test_it_predicts_shapes_it_has_not_seen() -> None:
 def test_the_shuffled_table_predicts_nothing() -> None:
     found = MODEL.shuffled(3).agreement([Timed(s, invented(s)) for s in unseen()])
     assert found["mean_error"] > 0.3
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_times_that_say_nothing_are_refused(across: bool, tmp_path, monkeypatch) -> None:
+    """Before anything is trained, and they aren't kept; a table of a few shapes isn't judged."""
+    assert MODEL.cross_validation > 0.95
+    example = torch.randn(2, 400)
+    targets = (Latency(0.7), Sparsity(0.9, timed=True))
+    for target in targets:
+        FSSL(mlp(400, 30, 20, 10), example, target=target, steps=9, latency=MODEL)
+    for seed in range(20):
+        shuffled = MODEL.shuffled(seed, across=across)
+        assert abs(shuffled.cross_validation) < CREDIBLE
+        for target in targets:
+            with pytest.raises(InputError, match=r"device invented.*again"):
+                FSSL(mlp(400, 30, 20, 10), example, target=target, steps=9, latency=shuffled)
+    FSSL(mlp(400, 30, 20, 10), example, target=Sparsity(0.9), steps=9, latency=shuffled)  # by weights
+
+    monkeypatch.setenv("SPDNN_CACHE", str(tmp_path))
+    for times, kept in ((shuffled.table, 0), (MODEL.table, 1)):
+        monkeypatch.setattr("spdnn.fssl.latency.measure_shapes", lambda *_, times=times, **__: times)
+        latency_model(batch=4)
+        assert len(list(tmp_path.iterdir())) == kept
+    few = [t for t in shuffled.table if t.shape.format == "dense"][: JUDGED - 1]
+    assert LatencyModel(tuple(few)).cross_validation is None
+    LatencyModel(tuple(few)).require_credible()
+
+
+def test_whole_networks_that_say_nothing_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    chains = []
+    for k in range(60):
+        a, b = (int(v) for v in rng.integers(20, 400, 2))
+        form = "pairs" if k == 7 else ("dense", "csr")[k % 2]  # one that no other can foretell
+        shapes = (Shape(a, b, a * b if form == "dense" else a * b // 10, form), Shape(b, 10, 10 * b))
+        chains.append(TimedChain(shapes, 1 + 1e-4 * sum(s.nnz for s in shapes)))
+    model = LatencyModel((), {"device": "cpu"}, tuple(chains))
+    assert model.cross_validation > 0.9
+    model.require_credible()
+    for seed in range(5):
+        with pytest.raises(InputError, match="say nothing"):
+            model.shuffled(seed).require_credible()
 
 
 @pytest.mark.parametrize("across", [False, True])

@@ -34,13 +34,15 @@ class FSSL:
     model : see `trace` for what it may hold; it is trained in place, and shrinks in place.
     example_input : (batch, …); its batch is the one latency is modelled and measured at.
     target : `Sparsity` or `Latency`. steps : optimiser steps of the whole training.
-    device : where latency counts, for torch. latency : its model; measured (and cached) where the target needs it.
+    device : where latency counts, for torch. latency : its model; measured (and cached) where the target needs it,
+        and refused where it predicts nothing (`LatencyModel.credible`).
     cost : what channels cost, in place of the weights or the modelled time, for experiments. dense_cost : what the
         dense network costs then, where that isn't what its channels come to.
     ignore : names of layers to leave alone. round_to : keep multiples of this many channels where there are as many.
     keep_zeros : weights that are zero at the start stay zero: the model starts sparse.
 
-    Raises InputError for models it can't handle, by the name of the module.
+    Raises InputError for models it can't handle, by the name of the module, and for a latency model that predicts
+    nothing.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class FSSL:
             widest = max(self.dense_widths.values())
             latency = latency_model(device, batch=example_input.shape[0], limit=widest)
         self.latency = latency
+        if target.timed and cost is None and latency is not None:
+            latency.require_credible()
         if isinstance(target, Latency):
             assert latency is not None
             target = settled(target, self.graph, latency)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scipy import stats
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 from torch import nn
 
 from .. import machine
@@ -35,6 +35,10 @@ FORMATS: tuple[Format, ...] = ("dense", "csr")
 TILES: Mapping[Format, tuple[int, int]] = {"csr": (1, 1), "pairs": (2, 1)}
 """Outputs × inputs of what stage 2 leaves or removes at once for layers to have a format."""
 VERSION = 5
+JUDGED = 20
+"""Shapes of a format, or networks, from which on a table is judged by `LatencyModel.cross_validation`."""
+CREDIBLE = 0.5
+"""The least rank correlation; tables measured on CPUs and GPUs have 0.95 and more, shuffled ones at most 0.2."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ class LatencyModel:
                     shapes = [Shape(s.outputs, s.outputs, s.outputs, form) for s in shapes]
                 basis = np.stack([self._basis(shape, form) for shape in shapes])
                 ms = np.array([t.ms for t in rows])
-                fits[form] = nnls(basis / ms[:, None], np.ones(len(rows)))[0]
+                fits[form] = _fitted(basis, ms)
         return fits
 
     def _fit_chains(self) -> dict[str, np.ndarray]:
@@ -241,7 +245,7 @@ class LatencyModel:
         forms.append("select")
         basis = np.stack([np.concatenate([self._sum(chain, form) for form in forms]) for chain in self.chains])
         ms = np.array([chain.ms for chain in self.chains])
-        found = nnls(np.column_stack([np.ones(len(ms)), basis]) / ms[:, None], np.ones(len(ms)))[0]
+        found = _fitted(np.column_stack([np.ones(len(ms)), basis]), ms)
         object.__setattr__(self, "_overhead", float(found[0]))
         sizes = [_terms_of(form) for form in forms]
         return dict(zip(forms, np.split(found[1:], np.cumsum(sizes)[:-1]), strict=True))
@@ -336,14 +340,60 @@ class LatencyModel:
     def agreement(self, measured: Sequence[Timed | TimedChain]) -> dict[str, float]:
         """How well times are predicted: `spearman` rank correlation, `mean_error` and `median_error` relative."""
         ms = np.array([t.ms for t in measured])
-        shapes = [t.shapes if isinstance(t, TimedChain) else (t.shape,) for t in measured]
-        guess = np.array([self.whole(layers) for layers in shapes])
+        guess = np.array([self.whole(_layers_of(t)) for t in measured])
         errors = np.abs(guess / ms - 1)
         return {
             "spearman": float(stats.spearmanr(guess, ms)[0]),  # pyright: ignore[reportArgumentType]
             "mean_error": float(errors.mean()),
             "median_error": float(np.median(errors)),
         }
+
+    @functools.cached_property
+    def cross_validation(self) -> float | None:
+        """How well shapes (or whole networks) that are left out of the fit, a fifth at a time, are predicted: Spearman
+        rank correlation with what was measured, of the format where it is least. None where no format has the
+        `JUDGED` shapes that it takes to say so."""
+        if self.chains:
+            kinds: list[Sequence[Timed | TimedChain]] = [self.chains]
+        else:
+            kinds = [[t for t in self.table if t.shape.format == form] for form in self.formats]
+        found = [self._left_out(rows) for rows in kinds if len(rows) >= JUDGED]
+        return min(found, default=None)
+
+    def _left_out(self, rows: Sequence[Timed | TimedChain], folds: int = 5) -> float:
+        order = np.random.default_rng(0).permutation(len(rows))
+        guess = np.empty(len(rows))
+        for k in range(folds):
+            out = {id(rows[j]) for j in order[k::folds]}
+            table = tuple(t for t in self.table if id(t) not in out)
+            chains = tuple(chain for chain in self.chains if id(chain) not in out)
+            fitted = LatencyModel(table, self.facts, chains)
+            for j in order[k::folds]:
+                layers = _layers_of(rows[j])
+                known = {s.format for s in layers} <= {*fitted.formats, "select"}
+                guess[j] = fitted.whole(layers) if known else np.nan
+        told = ~np.isnan(guess)
+        if np.ptp(guess[told]) == 0:  # a constant orders none
+            return 0.0
+        ms = np.array([t.ms for t in rows])
+        return float(stats.spearmanr(guess[told], ms[told])[0])  # pyright: ignore[reportArgumentType]
+
+    @property
+    def credible(self) -> bool:
+        """Whether it can tell which of the shapes left out of its fit take longer, or has too few of them to say."""
+        return self.cross_validation is None or self.cross_validation >= CREDIBLE
+
+    def require_credible(self) -> None:
+        """Raises InputError where it isn't `credible`, as when the machine was too busy to measure: going by such times
+        is worse than going by none."""
+        found = self.cross_validation
+        if found is not None and not self.credible:
+            about = ", ".join(f"{key} {self.facts[key]}" for key in ("machine", "device", "batch") if key in self.facts)
+            raise InputError(
+                f"Expected measured times by which those of other shapes can be told (rank correlation of at least "
+                f"{CREDIBLE}), got {found:.2f} for {about or 'a latency table'}: they say nothing of it. Measure them "
+                "again when the machine has nothing else to do, or give a sparsity without time."
+            )
 
     def shuffled(self, seed: int = 0, *, across: bool = False) -> LatencyModel:
         """The negative control: the same times dealt out to the shapes of their format at random. Selections are left
@@ -391,6 +441,15 @@ class LatencyModel:
             ) from error
 
 
+def _fitted(basis: np.ndarray, ms: np.ndarray) -> np.ndarray:
+    """Coefficients of at least 0 with the least relative errors."""
+    relative, one = basis / ms[:, None], np.ones(len(ms))
+    try:
+        return nnls(relative, one)[0]
+    except RuntimeError:  # it goes in circles where times are fitted exactly
+        return lsq_linear(relative, one, (0, np.inf)).x
+
+
 def flops_model() -> LatencyModel:
     """The stand-in that counts multiplications instead of measuring: 'ms' are millions of them."""
     shapes = [Shape(a, b, a * b) for a in (8, 64, 512) for b in (8, 64, 512)]
@@ -431,7 +490,7 @@ def latency_model(
     if cache and shapes is None and path.exists():
         return LatencyModel.load(path)
     model = LatencyModel(tuple(measure_shapes(shapes or grid(limit), batch=batch, device=device)), key)
-    if cache and shapes is None:
+    if cache and shapes is None and model.credible:
         model.save(path)
     return model
 
@@ -479,7 +538,7 @@ def compiled_model(
             times[k] = min(times[k], found)
     timed = tuple(TimedChain(layers, float(ms)) for layers, ms in zip(shapes, times, strict=True))
     model = LatencyModel((), key, timed)
-    if cache:
+    if cache and model.credible:
         model.save(path)
     return model
 
@@ -519,6 +578,10 @@ def _random_chain(
     network = CompiledNetwork(SparseNetwork(layers))
     stored: list[Format] = ["dense" if kind == "dense" else form for kind in network.forms]
     return network, tuple(Shape(a, b, n, kind) for (a, b, n), kind in zip(facts, stored, strict=True))
+
+
+def _layers_of(timed: Timed | TimedChain) -> tuple[Shape, ...]:
+    return timed.shapes if isinstance(timed, TimedChain) else (timed.shape,)
 
 
 def _row(shape: Shape) -> list[Any]:

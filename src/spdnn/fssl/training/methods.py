@@ -73,12 +73,15 @@ def goal_of(
     choose channels by: the time's derivative, weights, multiplications. The controls do all that "fssl" does by a wrong
     time, budget and density included: see `_shuffled` and `_swapped`.
     With a sparsity that is timed the budget is one of weights, and a method's prices alone differ. For "lasso" a
-    sparsity is by whole channels. Raises InputError for targets a method can't have.
+    sparsity is by whole channels. Raises InputError for targets a method can't have and, but for the controls, for a
+    latency model that predicts nothing (`LatencyModel.credible`).
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
     schedule = schedule or Schedule()
     weights = WeightCost(graph)
+    if target.timed and latency is not None and method not in CONTROLS:
+        latency.require_credible()
     if isinstance(target, Latency):
         if method == "magnitude":
             raise InputError("Magnitude pruning has no notion of time; give a sparsity.")
