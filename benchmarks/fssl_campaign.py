@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from scipy import stats
+from fssl_compare import PRICED, compared, compared_both, interval, paired
 from torch import nn
 
 from spdnn import machine
@@ -56,7 +56,7 @@ from spdnn.fssl.latency import recorded as recorded_graph
 from spdnn.fssl.ops import Select
 from spdnn.fssl.pruner import Pruner
 from spdnn.fssl.speed import Speed, _add_own, fastest
-from spdnn.fssl.trace import trace
+from spdnn.fssl.trace import ChannelGraph, trace
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, resting_fleet, train_fleet
 from spdnn.fssl.training.loop import Teacher
@@ -89,8 +89,6 @@ SPLIT_WIDE = {"off": (0.976, 0.988, 0.994), "cpu1": (0.025, 0.0125, 0.0065), "cp
 """The same for two wide hidden layers."""
 SPLIT_TILES = (0.87, 0.92, 0.953, 0.971, 0.984)
 """What they remove in tiles of four outputs, of which the compiled call brings in the inputs once."""
-PRICED = {"timed": "fssl", **{control: control for control in CONTROLS}}
-"""What prices may come from where budgets are of weights, and the method that has them."""
 MORE = 0.9
 """The weight of the teacher's answers that is tried beside the usual one."""
 
@@ -316,6 +314,8 @@ class Campaign:
         self.data = data.to(setting.device)
         self.started = time.perf_counter()
         self.models: dict[tuple[str, int], LatencyModel] = {}
+        self.graphs: dict[tuple[Any, ...], ChannelGraph] = {}
+        self.tables: dict[tuple[Any, ...], dict[str, Any]] = {}
         self.teacher: Teacher | None = None
 
     def say(self, text: str) -> None:
@@ -791,12 +791,19 @@ class Campaign:
         self.setting.ends = ends
 
     def facts_of(self, job: Job, curve: str, seed: int) -> dict[str, Any]:
-        """The curve of a network, and whether the shuffled table that chose it is right by chance."""
+        """The curve of a network and, of the shuffled table that chose it, whether it is right by chance, and what it
+        foretells of shapes left out of its fit (`LatencyModel.cross_validation`)."""
         if job.method != "shuffled" or not isinstance(job.target, Sparsity):
             return {"curve": curve}
-        start = dense_network([self.data.inputs, *job.hidden, self.data.classes], norm=job.norm)
-        graph = trace(start, torch.zeros(2, *self.data.side))
-        return {"curve": curve, "right_by_chance": right_by_chance(graph, self.engine_model(job), seed)}
+        key = (job.hidden, job.norm, job.target_device, job.target_batch, seed)
+        if key not in self.tables:
+            if key[:2] not in self.graphs:
+                start = dense_network([self.data.inputs, *job.hidden, self.data.classes], norm=job.norm)
+                self.graphs[key[:2]] = trace(start, torch.zeros(2, *self.data.side))
+            graph, model = self.graphs[key[:2]], self.engine_model(job)
+            facts = {"right_by_chance": right_by_chance(graph, model, seed)}
+            self.tables[key] = {**facts, "table_cross_validation": model.shuffled(seed).cross_validation}
+        return {"curve": curve, **self.tables[key]}
 
     def engine_models(self, jobs: Sequence[Job]) -> list[LatencyModel | None]:
         """`engine_model` of each job that knows of time."""
@@ -860,7 +867,7 @@ class Campaign:
                 pairs = [(a, b) for a, b in zip(times["fssl"], times[method], strict=True) if a and b]
                 logs = [math.log(b / a) for a, b in pairs]
                 if len(logs) > 1:
-                    found = [math.exp(v) for v in _interval(logs)]
+                    found = [math.exp(v) for v in interval(logs)]
                     rows.append({"kind": "equal-accuracy", "accuracy": accuracy_level, "method": method})
                     rows[-1] |= {"slower_than_fssl": found[0], "low": found[1], "high": found[2], "seeds": len(logs)}
                     self.say(f"{name}: at {accuracy_level:.2f}% {method} takes {found[0]:.3f}x fssl's time "
@@ -1173,213 +1180,6 @@ def _time_at(records: list[dict[str, Any]], method: str, seed: int, accuracy_lev
         if a <= accuracy_level <= b:
             return math.exp(x if a == b else x + (y - x) * (accuracy_level - a) / (b - a))
     return None
-
-
-def compared(
-    records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]], *, by: str = "test_accuracy"
-) -> list[dict[str, Any]]:
-    """Times of `split`'s curves over that of the networks tuned for a target, on it, at equal accuracy; those of
-    controls also over that of networks for which no time was known. Curves not timed on a target are left out.
-
-    Of each curve the means over seeds are joined; the geometric mean of the ratio over the accuracies that both curves
-    reach, and the ratio at three of them; 95% intervals by drawing seeds with replacement.
-
-    Controls have another time to go by for each seed, one's networks being dense and another's ruined at the same
-    budget: each of their networks is compared with the other curve at its accuracy, and the mean over seeds of the mean
-    over a seed's networks is taken. Those that are less or more accurate than all of the other curve are counted only.
-    Those of a budget of weights are compared both ways.
-    """
-    rows = []
-    seeds = sorted({r["seed"] for r in records})
-    rng = np.random.default_rng(0)
-    draws = [np.array(seeds)] + [rng.choice(seeds, len(seeds)) for _ in range(2000)]
-    for device, batch in targets:
-        base, key = f"{device}{batch}", f"latency_{device}_{batch}_ms"
-        points: dict[str, np.ndarray] = {}  # (points, seeds, 2)
-        for curve in dict.fromkeys(r["curve"] for r in records):
-            if not all(key in r for r in records if r["curve"] == curve):
-                continue
-            labels = list(dict.fromkeys(r["label"] for r in records if r["curve"] == curve))
-            table = {(r["label"], r["seed"]): (r[by], math.log(r[key])) for r in records if r["curve"] == curve}
-            points[curve] = np.array([[table[label, seed] for seed in seeds] for label in labels])
-        if base not in points:
-            continue
-        controls = [f"{base}-{control}" for control in CONTROLS]
-        pairs = [(base, curve) for curve in points if curve != base]
-        for known in ("off", "off-0.95", f"{base}-lasso"):  # also against what knows no time
-            pairs += [(known, curve) for curve in (*controls, *_priced(base)) if {known, curve} <= set(points)]
-        for against, curve in pairs:
-            about = {"kind": "equal-accuracy", "device": device, "batch": batch, "tuned": against, "curve": curve}
-            about |= {"by": by, "seeds": len(seeds)}
-            if curve in (*controls, *_priced(base)[1:]):
-                rows += _control(points[curve], _joined(points[against].mean(1)), about, rng)
-            if curve in controls:
-                continue
-            found = []
-            whole = [_joined(points[c].mean(1)) for c in (against, curve)]
-            low, high = max(w[0][0] for w in whole), min(w[0][-1] for w in whole)
-            if low >= high:
-                continue
-            levels = np.linspace(low, high, 11)
-            for draw in draws:
-                at = np.searchsorted(seeds, draw)
-                a, b = (_joined(points[c][:, at].mean(1)) for c in (against, curve))
-                found.append(np.interp(levels, *b) - np.interp(levels, *a))
-            logs = np.array(found)
-            for what, values in (("mean", logs.mean(1)), *((levels[k], logs[:, k]) for k in (2, 5, 8))):
-                rows.append({**about, "from_accuracy": low, "to_accuracy": high, "accuracy": what})
-                rows[-1] |= _drawn(values)
-                if what == "mean":
-                    _say_ratio(rows[-1], f"{low:.2f}% to {high:.2f}%")
-    return rows
-
-
-def _priced(base: str) -> list[str]:
-    """Curves whose budgets are of weights, and whose prices are times, measured on a target or wrong."""
-    return [f"off-{kind}-{base}" for kind in PRICED]
-
-
-def _control(
-    points: np.ndarray, curve: tuple[np.ndarray, np.ndarray], about: Mapping[str, Any], rng: np.random.Generator
-) -> list[dict[str, Any]]:
-    """A row of `compared`, none where fewer than two seeds have networks as accurate as the curve somewhere is."""
-    accuracies, times = curve
-    within = (points[..., 0] >= accuracies[0]) & (points[..., 0] <= accuracies[-1])
-    logs = np.where(within, points[..., 1] - np.interp(points[..., 0], accuracies, times), 0.0)
-    counts = within.sum(0)
-    means = logs.sum(0)[counts > 0] / counts[counts > 0]
-    if len(means) < 2:
-        return []
-    row = {**about, "from_accuracy": accuracies[0], "to_accuracy": accuracies[-1], "accuracy": "mean"}
-    row |= {"networks": int(counts.sum()), "seeds_compared": len(means)}
-    row |= {"less_accurate": int((points[..., 0] < accuracies[0]).sum())}
-    row |= {"more_accurate": int((points[..., 0] > accuracies[-1]).sum())}
-    row |= _drawn(np.array([means.mean(), *(rng.choice(means, len(means)).mean() for _ in range(2000))]))
-    _say_ratio(row, f"{row['networks']} of {points[..., 0].size} networks, {row['more_accurate']} are more accurate")
-    return [row]
-
-
-def _drawn(logs: np.ndarray) -> dict[str, float]:
-    """A ratio and its 95% interval, of its logarithm and of those drawn with replacement."""
-    low, high = np.quantile(logs[1:], (0.025, 0.975))
-    return {"times_as_long": math.exp(logs[0]), "low": math.exp(low), "high": math.exp(high)}
-
-
-def _say_ratio(row: Mapping[str, Any], where: str) -> None:
-    print(
-        f"  {row['device']}{row['batch']}: {row['curve']} takes {row['times_as_long']:.3f} [{row['low']:.3f}, "
-        f"{row['high']:.3f}] times as long as {row['tuned']}, {where}",
-        flush=True,
-    )
-
-
-def compared_both(records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """`compared` by the test set and by held-out images."""
-    return [r for by in ("test_accuracy", "held_out_accuracy") for r in compared(records, targets, by=by)]
-
-
-def paired(
-    records: Sequence[Mapping[str, Any]], targets: Sequence[tuple[str, int]], *, tuned: bool = True
-) -> list[dict[str, Any]]:
-    """Times of curves budget by budget: of those whose budget is of weights and whose prices are times over those
-    without the time term, which have as many weights, and of magnitude pruning over all that have as many; and, if
-    `tuned`, of all over those of the networks tuned for a target, on it, as of `split_wide`, whose accuracies are so
-    close that curves can't be read at an accuracy.
-
-    Networks of shuffled tables that are right by chance are also told apart from the others.
-
-    `times_as_long` is the geometric mean over seeds, `test_gain` and `held_out_gain` by how many points the networks
-    that are compared with are more accurate, all with their 95% intervals (t). One row a budget, and one of every
-    seed's mean over all `budgets`.
-    """
-    rows = []
-    seeds = sorted({r["seed"] for r in records})
-    for device, batch in targets:
-        base, key = f"{device}{batch}", f"latency_{device}_{batch}_ms"
-        curves: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
-        for r in records:
-            curves.setdefault(r["curve"], {}).setdefault(r["label"], {})[r["seed"]] = r
-        untimed = ("off", "off-0.95", "pairs", "magnitude")
-        alike = [c for c in curves if c in (*untimed, *_priced(base)) or c.startswith(f"{base}-")]
-        against = [(base, c) for c in alike if tuned] + [("off", c) for c in _priced(base)]
-        against += [(c, "magnitude") for c in untimed[:-1]]
-        for known, curve in against:
-            if not {known, curve} <= set(curves):
-                continue
-            budgets = [_by_weights(curves[c]) for c in (curve, known)]
-            if len(budgets[0]) != len(budgets[1]):
-                continue
-            about = {"kind": "paired", "device": device, "batch": batch, "curve": curve}
-            by_seed: dict[int, list[dict[str, float]]] = {}
-            for label, own in zip(*budgets, strict=True):
-                pairs = {s: (curves[curve][label].get(s, {}), curves[known][own].get(s, {})) for s in seeds}
-                found = {s: _differences(*pair, key) for s, pair in pairs.items() if all(key in r for r in pair)}
-                if len(found) > 1:
-                    rows.append({**about, "tuned": own, "label": label, **_summed(list(found.values()))})
-                    _say_paired(rows[-1])
-                for s, values in found.items():
-                    by_seed.setdefault(s, []).append(values)
-            whole = {s: v for s, v in by_seed.items() if len(v) == len(budgets[0])}
-            lucky = {r["seed"] for r in records if r["curve"] == curve and r.get("right_by_chance")}
-            kinds = {curve: whole}
-            if lucky:
-                kinds[f"{curve}, right by chance"] = {s: v for s, v in whole.items() if s in lucky}
-                kinds[f"{curve}, others"] = {s: v for s, v in whole.items() if s not in lucky}
-            for label, chosen in kinds.items():
-                if len(budgets[0]) > 1 and len(chosen) > 1:
-                    means = [
-                        {k: statistics.mean(v[k] for v in values) for k in values[0]} for values in chosen.values()
-                    ]
-                    rows.append({**about, "tuned": known, "label": label, "budgets": len(budgets[0]), **_summed(means)})
-                    _say_paired(rows[-1])
-    return rows
-
-
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> dict[str, float]:
-    """How much longer a network takes than another, as a logarithm, and how much more accurate the other is."""
-    gains = {f"{by}_gain": b[f"{by}_accuracy"] - a[f"{by}_accuracy"] for by in ("test", "held_out")}
-    return {"times_as_long": math.log(a[key] / b[key]), **gains}
-
-
-def _summed(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over seeds with their intervals, of `_differences`."""
-    row: dict[str, float] = {"seeds": len(found)}
-    for name in found[0]:
-        values = _interval([f[name] for f in found])
-        if name == "times_as_long":
-            row |= dict(zip((name, "low", "high"), map(math.exp, values), strict=True))
-        else:
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-    return row
-
-
-def _say_paired(row: Mapping[str, Any]) -> None:
-    gain, low, high = (row[f"test_gain{end}"] for end in ("", "_low", "_high"))
-    where = f"which is more accurate by {gain:.3f} [{low:.3f}, {high:.3f}]"
-    _say_ratio({**row, "curve": row["label"]}, where)
-
-
-def _by_weights(labels: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
-    """The labels of a curve from the largest budget on."""
-    return sorted(labels, key=lambda label: -statistics.mean(r["weights"] for r in labels[label].values()))
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean and the ends of its 95% interval (t)."""
-    mean = statistics.mean(values)
-    half = statistics.stdev(values) * float(stats.t.ppf(0.975, len(values) - 1)) / len(values) ** 0.5
-    return mean, mean - half, mean + half
-
-
-def _joined(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies, ascending, and log times of a curve; a point that is slower and no better is left out."""
-    order = np.lexsort((-points[:, 0], points[:, 1]))
-    kept: list[np.ndarray] = []
-    for point in points[order]:
-        if not kept or point[0] > kept[-1][0]:
-            kept.append(point)
-    found = np.array(kept)
-    return found[:, 0], found[:, 1]
 
 
 def label_of(job: Job) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fssl_campaign import Campaign, Setting, compared_both, paired
+from fssl_campaign import Campaign, Setting
+from fssl_compare import TARGETS, compared_both, paired
 
 from spdnn import machine
 from spdnn.fssl import load_model
@@ -81,11 +82,11 @@ def main() -> None:
         campaign.summary(found)
         if name == "times":
             campaign.equal_accuracy(name, found)
-        targets = [("cpu", 1), ("cpu", 128), ("cuda", 60000)]
-        timed_on = [(d, b) for d, b in targets if any(f"latency_{d}_{b}_ms" in r for r in found)]
+        timed_on = [(d, b) for d, b in TARGETS if any(f"latency_{d}_{b}_ms" in r for r in found)]
         if name == "split":
             campaign.write("split-equal-accuracy", compared_both(found, timed_on))
-            campaign.write("split-paired", paired(found, timed_on, tuned=False))
+        if name in ("split", "wide"):
+            campaign.write(f"{name}-paired", paired(found, timed_on, tuned=False))
         if name == "split-wide":
             campaign.write("split-wide-paired", paired(found, timed_on))
 

@@ -76,7 +76,7 @@ def test_parts_share_a_device(tmp_path) -> None:
 
 def test_curves_are_compared_at_equal_accuracy(monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    campaign = importlib.import_module("fssl_campaign")
+    compare = importlib.import_module("fssl_compare")
     records = []
     for curve, factor in (("cpu1", 1.0), ("off", 1.5), ("short", 1.0)):
         for point in range(1 if curve == "short" else 4):
@@ -85,7 +85,7 @@ def test_curves_are_compared_at_equal_accuracy(monkeypatch) -> None:
                 label = f"{curve}-{point}"
                 facts = {"curve": curve, "label": label, "seed": seed, "test_accuracy": accuracy}
                 records.append({**facts, "latency_cpu_1_ms": ms * 1.01**seed})
-    rows = campaign.compared(records, [("cpu", 1)])
+    rows = compare.compared(records, [("cpu", 1)])
     assert {r["curve"] for r in rows} == {"off"}  # one point can't be compared
     assert all(r["times_as_long"] == pytest.approx(1.5) for r in rows)
     assert all(r["low"] <= 1.5 + 1e-9 and r["high"] >= 1.5 - 1e-9 for r in rows)
@@ -94,7 +94,7 @@ def test_curves_are_compared_at_equal_accuracy(monkeypatch) -> None:
 def test_controls_are_compared_seed_by_seed(monkeypatch) -> None:
     """One table leaves networks dense, the other ruins them at the first budget."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    campaign = importlib.import_module("fssl_campaign")
+    compare = importlib.import_module("fssl_compare")
     curves = {
         "cpu1": {1: [(98, 1), (99, 2)], 2: [(98, 1), (99, 2)]},
         "cpu1-shuffled": {1: [(99, 8), (99, 8)], 2: [(98, 2), (10, 1)]},
@@ -105,7 +105,7 @@ def test_controls_are_compared_seed_by_seed(monkeypatch) -> None:
         for s, points in by_seed.items()
         for k, (accuracy, ms) in enumerate(points)
     ]
-    (row,) = campaign.compared(records, [("cpu", 1)])
+    (row,) = compare.compared(records, [("cpu", 1)])
     assert (row["from_accuracy"], row["to_accuracy"]) == (98, 99)
     assert (row["networks"], row["less_accurate"], row["more_accurate"]) == (3, 1, 0)
     assert row["times_as_long"] == pytest.approx((4 * 2) ** 0.5)  # 8, 8 over 2 and 2 over 1
@@ -114,7 +114,7 @@ def test_controls_are_compared_seed_by_seed(monkeypatch) -> None:
 
 def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    campaign = importlib.import_module("fssl_campaign")
+    compare = importlib.import_module("fssl_compare")
     records = []
     for curve, factor, better in (("cpu128", 1.0, 0.1), ("off", 3.0, 0.0)):
         for point in range(2):
@@ -123,7 +123,7 @@ def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
                 facts |= {"weights": 10 + point if curve == "off" else 5 + point}
                 facts |= {"held_out_accuracy": 99 + 2 * better + 0.01 * seed}
                 records.append({**facts, "latency_cpu_128_ms": factor * 2.0**point * 1.1**seed})
-    rows = campaign.paired(records, [("cpu", 128), ("cpu", 1)])
+    rows = compare.paired(records, [("cpu", 128), ("cpu", 1)])
     named = [(r["tuned"], r["label"]) for r in rows]
     assert named == [("cpu128-1", "off-1"), ("cpu128-0", "off-0"), ("cpu128", "off")]
     assert rows[-1]["budgets"] == 2
@@ -135,16 +135,16 @@ def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
     priced = [{**r, "curve": "off-timed-cpu128", "label": f"timed-{r['label']}"} for r in without]
     priced = [{**r, "latency_cpu_128_ms": r["latency_cpu_128_ms"] / 1.5} for r in priced]
     others = [{**r, "curve": "off-timed-cpu1"} for r in priced]  # for another target
-    rows = campaign.paired([*records, *priced, *others], [("cpu", 128)])
+    rows = compare.paired([*records, *priced, *others], [("cpu", 128)])
     found = {(r["tuned"], r["label"]): r["times_as_long"] for r in rows}
     for point in range(2):
         assert found[f"cpu128-{point}", f"timed-off-{point}"] == pytest.approx(2)
         assert found[f"off-{point}", f"timed-off-{point}"] == pytest.approx(1 / 1.5)
     assert len(rows) == 9
-    rows = campaign.paired([*records, *priced], [("cpu", 128)], tuned=False)
+    rows = compare.paired([*records, *priced], [("cpu", 128)], tuned=False)
     assert [r["tuned"] for r in rows] == ["off-1", "off-0", "off"]
     lacking = [r for r in records if (r["label"], r["seed"]) != ("off-1", 2)]
-    assert [r["seeds"] for r in campaign.paired(lacking, [("cpu", 128)])] == [3, 4, 3]
+    assert [r["seeds"] for r in compare.paired(lacking, [("cpu", 128)])] == [3, 4, 3]
 
 
 def test_processes_that_share_a_device_agree_on_epochs(tmp_path) -> None:
