@@ -169,6 +169,7 @@ def l300_jobs(setting: Setting) -> list[Job]:
     for key in ("97.6", "98.85"):
         for groups in (setting.groups, 0.95):
             jobs.append(Job(target=Sparsity(BUDGET[key], groups=groups), **options))
+        jobs.append(Job(target=Sparsity(BUDGET[key], groups=setting.groups, tile=(2, 1)), **options))
         jobs.append(Job(method="magnitude", target=Sparsity(BUDGET[key]), **options))
     return jobs
 
