@@ -82,7 +82,8 @@ def test_times_that_say_nothing_are_refused(across: bool, tmp_path, monkeypatch)
     example = torch.randn(2, 400)
     targets = (Latency(0.7), Sparsity(0.9, timed=True))
     for target in targets:
-        FSSL(mlp(400, 30, 20, 10), example, target=target, steps=9, latency=MODEL)
+        fssl = FSSL(mlp(400, 30, 20, 10), example, target=target, steps=9, latency=MODEL)
+        assert fssl.report(measured=False)["latency_model_spearman"] == MODEL.cross_validation
     for seed in range(20):
         shuffled = MODEL.shuffled(seed, across=across)
         assert abs(shuffled.cross_validation) < CREDIBLE

@@ -122,8 +122,9 @@ class FSSL:
         return self.pruner.penalty()
 
     def report(self, *, measured: bool = True) -> dict[str, Any]:
-        """Flat facts of the compact network, see `facts_of`; with the latency model's `latency_model_ms` and
-        `latency_model_dense_ms`, and, where `measured`, `latency_ms` of the network at the example's batch."""
+        """Flat facts of the compact network, see `facts_of`; with the latency model's `latency_model_ms`,
+        `latency_model_dense_ms` and `latency_model_spearman` (of shapes left out of its fit), and, where `measured`,
+        `latency_ms` of the network at the example's batch."""
         small = self.compact().eval()
         facts = {**facts_of(small, self.pruner.dense_weights), "steps": self.done}
         facts |= {"device": self.device, "batch": self.example.shape[0]}
@@ -131,6 +132,7 @@ class FSSL:
             widths = compaction.plan_compaction(self.graph, self.example, round_to=self.round_to).widths()
             facts["latency_model_ms"] = time_cost(self.target, self.graph, self.latency).total(widths)
             facts["latency_model_dense_ms"] = TimeCost(self.graph, self.latency).total(self.dense_widths)
+            facts["latency_model_spearman"] = self.latency.cross_validation
         if measured:
             facts["latency_ms"] = measure(small.to(self.device), self.example.to(self.device))
         return facts
