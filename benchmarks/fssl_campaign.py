@@ -352,7 +352,8 @@ class Campaign:
                 measure_shapes([t.shape for t in model.table], batch=batch, device=device, **rounds)
             )
             records.append({"kind": "latency-model", "device": device, "batch": batch, "widest": widest, **found})
-            records[-1] |= {"table_error": again["mean_error"], **dict(model.facts), **_ran_on()}
+            records[-1] |= {"table_error": again["mean_error"], "cross_validation": model.cross_validation}
+            records[-1] |= {**dict(model.facts), **_ran_on()}
             self.say(
                 f"latency model {device} {batch}: Spearman {found['spearman']:.3f}, error {found['mean_error']:.1%}"
             )
@@ -373,7 +374,8 @@ class Campaign:
                 timed = measure_shapes(shapes, batch=batch, device=device, **rounds)
                 found = model.agreement(timed)
                 records.append({"kind": "latency-model", "device": device, "batch": batch, "widest": widest, **found})
-                records[-1] |= {"widths": kind, "shapes": len(shapes), **dict(model.facts), **_ran_on()}
+                records[-1] |= {"widths": kind, "shapes": len(shapes), "cross_validation": model.cross_validation}
+                records[-1] |= {**dict(model.facts), **_ran_on()}
                 records[-1] |= {"measured": [[t.shape.inputs, t.shape.outputs, t.ms] for t in timed]}
                 self.say(f"latency model {device} {batch} up to {widest}, {kind}: Spearman {found['spearman']:.3f}, "
                          f"error {found['mean_error']:.1%}")  # fmt: skip
@@ -846,6 +848,7 @@ class Campaign:
             records.append({"kind": "latency-model", "device": "cpu", "batch": batch, "widest": max(hidden), **found})
             records[-1] |= {"networks": chains, **dict(model.facts), **_ran_on()}
             records[-1] |= {"table_error": model.agreement(model.chains)["mean_error"]}
+            records[-1] |= {"cross_validation": model.cross_validation}
             self.say(f"compiled networks up to {max(hidden)} wide, batch {batch}: Spearman {found['spearman']:.3f}, "
                      f"error {found['mean_error']:.1%}")  # fmt: skip
         self.write("latency-model-compiled", records)

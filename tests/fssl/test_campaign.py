@@ -63,7 +63,9 @@ def test_parts_share_a_device(tmp_path) -> None:
     environment = os.environ | {"SPDNN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), *options, "--only", "compiled_check,split", "--quiet", "90"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert {r["batch"] for r in json.loads((tmp_path / "fssl-latency-model-compiled.json").read_text())} == {1, 128}
+    checks = json.loads((tmp_path / "fssl-latency-model-compiled.json").read_text())
+    assert {r["batch"] for r in checks} == {1, 128}
+    assert all(0 < r["cross_validation"] <= 1 for r in checks)
     trained = json.loads((tmp_path / "fssl-split.json").read_text())
     wanted = {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu1-shuffled", "cpu1-swapped", "cpu128"}
     wanted |= {f"off-{kind}-cpu1" for kind in ("timed", "shuffled", "swapped")}
