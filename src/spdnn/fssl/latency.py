@@ -38,7 +38,7 @@ VERSION = 5
 JUDGED = 20
 """Shapes of a format, or networks, from which on a table is judged by `LatencyModel.cross_validation`."""
 CREDIBLE = 0.5
-"""The least rank correlation; tables measured on CPUs and GPUs have 0.97 and more, shuffled ones at most 0.21."""
+"""The least rank correlation; tables measured on CPUs and GPUs have 0.97 and more, shuffled ones at most 0.27."""
 
 
 @dataclass(frozen=True)
