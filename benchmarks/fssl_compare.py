@@ -4,12 +4,14 @@
 
 reads records that fssl_campaign.py and fssl_times.py wrote, those of several files as of one fleet, and writes
 NAME-equal-accuracy.json and NAME-paired.json, as they do for the fleets that they time. Of networks that more than one
-file has the last counts.
+file has the last counts. With `--labels KNOWN:OTHER,…` it writes to NAME-labels.json how many times as long as KNOWN's
+the networks of the other label take, seed by seed, by the best of all engines and by the best of PyTorch's own.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -267,6 +269,33 @@ def _joined(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0], found[:, 1]
 
 
+def between(
+    records: Sequence[Record], targets: Sequence[tuple[str, int]], labels: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """Times of the second label's networks over the first's, as rows of `paired`. Raises ValueError for labels that
+    have no two seeds in common."""
+    rows: list[dict[str, Any]] = []
+    for (known, label), (device, batch) in itertools.product(labels, targets):
+        for engines in ("all", "torch"):
+            found = []
+            own, other = ({r["seed"]: _by_engines(r, device, batch, engines) for r in records if r["label"] == name}
+                          for name in (known, label))  # fmt: skip
+            for seed in sorted(own.keys() & other.keys()):
+                found.append(_differences(other[seed], own[seed], "ms"))
+            if len(found) < 2:
+                raise ValueError(f"Expected labels with two seeds in common, got {known!r} and {label!r}.")
+            about = {"kind": "paired", "device": device, "batch": batch, "tuned": known, "label": label}
+            rows.append({**about, "engines": engines, **_summed(found)})
+            print(f"by {engines:5s}", end=" ")
+            _say_paired(rows[-1])
+    return rows
+
+
+def _by_engines(record: Record, device: str, batch: int, engines: str) -> Record:
+    times = record[f"latency_{device}_{batch}_all_ms"]
+    return {**record, "ms": min(v for name, v in times.items() if engines == "all" or name.startswith(engines))}
+
+
 def joined(files: Sequence[Path]) -> list[dict[str, Any]]:
     """The networks of several files, each once."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -282,11 +311,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="where to, and the beginning of the files' name")
     parser.add_argument("--curves", default="", help="only these, as in off,cpu128; all by default")
     parser.add_argument("--tuned", action="store_true", help="networks tuned for a target budget by budget, too")
+    parser.add_argument("--labels", default="", help="compare the networks of these labels, as in KNOWN:OTHER,…")
     given = parser.parse_args()
     records = joined(given.records)
     chosen = list(filter(None, given.curves.split(",")))
     records = [r for r in records if not chosen or curve_of(r) in chosen]
     targets = [(d, b) for d, b in TARGETS if any(f"latency_{d}_{b}_ms" in r for r in records)]
+    if given.labels:
+        labels = [tuple(pair.split(":", 1)) for pair in given.labels.split(",")]
+        write_json(between(records, targets, labels), given.output.with_name(f"{given.output.name}-labels.json"))
+        return
     for name, rows in (
         ("equal-accuracy", compared_both(records, targets)),
         ("paired", paired(records, targets, tuned=given.tuned)),

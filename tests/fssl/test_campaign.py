@@ -150,6 +150,34 @@ def test_curves_are_compared_budget_by_budget(monkeypatch) -> None:
     assert [r["seeds"] for r in compare.paired(lacking, [("cpu", 128)])] == [3, 4, 3]
 
 
+def test_labels_are_compared_seed_by_seed(tmp_path, monkeypatch, capsys) -> None:
+    """By all engines and by PyTorch's own; of a network in two files the last counts."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    compare = importlib.import_module("fssl_compare")
+    records = []
+    for method, ms in (("fssl", 1.0), ("magnitude", 3.0)):
+        for seed in range(1, 5):
+            facts = {"method": method, "label": f"{method}-0.9", "seed": seed, "weights": 9}
+            facts |= {"test_accuracy": 99.0 + 0.1 * (method == "fssl"), "held_out_accuracy": 99.0}
+            times = {"spdnn-compiled": ms * 1.1**seed, "torch": 2 * 1.1**seed}
+            records.append({**facts, "latency_cpu_1_ms": min(times.values()), "latency_cpu_1_all_ms": times})
+    slow = [{**r, "latency_cpu_1_all_ms": {"torch": 100.0}} for r in records]
+    for name, rows in (("old", slow), ("new", records)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    files = [str(tmp_path / f"{name}.json") for name in ("old", "new")]
+    command = ["fssl_compare.py", *files, "--output", str(tmp_path / "all")]
+    monkeypatch.setattr(sys, "argv", [*command, "--labels", "fssl-0.9:magnitude-0.9"])
+    compare.main()
+    rows = json.loads((tmp_path / "all-labels.json").read_text())
+    assert [(r["engines"], r["batch"], r["seeds"]) for r in rows] == [("all", 1, 4), ("torch", 1, 4)]
+    assert [r["times_as_long"] for r in rows] == pytest.approx([2, 1])  # magnitude's best engine is PyTorch's
+    assert rows[0]["test_gain"] == pytest.approx(0.1)
+    assert "takes 2.000 [2.000, 2.000] times as long as fssl-0.9" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "--labels", "fssl-0.9:other"])
+    with pytest.raises(ValueError, match="'other'"):
+        compare.main()
+
+
 def test_processes_that_share_a_device_agree_on_epochs(tmp_path) -> None:
     script = ROOT / "benchmarks" / "fssl_campaign.py"
     options = ["--device", "cpu", "--small", "--data", "digits", "--output", str(tmp_path), "--times-later"]
