@@ -43,6 +43,10 @@ def train(
             help="Share of weights between what a latency target leaves: 1 for no zeros, auto: as time favours.",
         ),
     ] = "1",
+    tile: Annotated[
+        str,
+        typer.Option(metavar="OUTxIN", help="What goes at once inside: outputs x inputs, as in 2x1; 1x1: one weight."),
+    ] = "1x1",
     timed: Annotated[
         bool,
         typer.Option("--timed", help="Choose neurons and inputs by their time on the target, not by their weights."),
@@ -118,10 +122,12 @@ def train(
         raise InputError("Expected --timed with --remove; with --latency time chooses, always.")
     if density != "1" and latency is None:
         raise InputError("Expected --density with --latency; a sparsity has --groups.")
+    if tile != "1x1" and (structured or (latency is not None and density in ("1", "auto"))):
+        raise InputError("Expected --tile with zeros inside: --remove without --structured, or a --density below 1.")
     target = (
-        Latency(latency, _density(density))
+        Latency(latency, _density(density), _tile(tile))
         if latency is not None
-        else Sparsity(0.976 if remove is None else remove, structured, groups, timed=timed)
+        else Sparsity(0.976 if remove is None else remove, structured, groups, _tile(tile), timed)
     )
     if method in METHODS and not METHODS[method].prunes and method != "torch-pruning":
         target = None
@@ -202,6 +208,15 @@ def _density(text: str) -> float | None:
         return None if text == "auto" else float(text)
     except ValueError:
         raise InputError(f"Expected --density as a share or auto, got {text!r}.") from None
+
+
+def _tile(text: str) -> tuple[int, int]:
+    from ..errors import InputError
+
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise InputError(f"Expected --tile as outputs x inputs, as in 4x1, got {text!r}.")
+    return int(height), int(width)
 
 
 def _widths(text: str, option: str) -> tuple[int, ...]:
