@@ -163,13 +163,16 @@ class Setting:
 
 
 def l300_jobs(setting: Setting) -> list[Job]:
-    """784-300-100-10: FSSL and magnitude pruning at the sparsities others have published."""
+    """784-300-100-10: FSSL and magnitude pruning at the sparsities others have published. In fours with neurons and
+    inputs chosen by time is what is as accurate as magnitude pruning and fastest for 128 rows."""
     options: dict[str, Any] = {"norm": setting.norm, "schedule": setting.schedule}
+    on: dict[str, Any] = {"target_device": "cpu", "target_batch": 128, **options}
     jobs = [Job(method="dense", norm=setting.norm)]
     for key in ("97.6", "98.85"):
         for groups in (setting.groups, 0.95):
             jobs.append(Job(target=Sparsity(BUDGET[key], groups=groups), **options))
         jobs.append(Job(target=Sparsity(BUDGET[key], groups=setting.groups, tile=(2, 1)), **options))
+        jobs.append(Job(target=Sparsity(BUDGET[key], groups=0.9, tile=(4, 1), timed=True), **on))
         jobs.append(Job(method="magnitude", target=Sparsity(BUDGET[key]), **options))
     return jobs
 
@@ -660,7 +663,8 @@ class Campaign:
 
     def l300(self) -> None:
         cpu = [t for t in self.setting.targets if t[0] == "cpu"]
-        self.record("l300", self.fleet("l300", l300_jobs(self.setting)), 266200, targets=cpu)
+        jobs = l300_jobs(self.setting)
+        self.record("l300", self.fleet("l300", jobs, models=self.engine_models(jobs)), 266200, targets=cpu)
 
     def compact(self) -> None:
         cpu = [t for t in self.setting.targets if t[0] == "cpu"]
