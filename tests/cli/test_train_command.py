@@ -67,6 +67,15 @@ def test_every_method_runs(capsys, tmp_path, options) -> None:
         assert record["architecture"] == "784-30-20-10"
 
 
+def test_runs_with_other_targets_get_other_folders(capsys, tmp_path) -> None:
+    kinds = [["--remove", "0.8"], ["--remove", "0.8", "--groups", "0.7"], ["--remove", "0.8", "--tile", "2x1"]]
+    kinds += [["--latency", "0.9"], ["--latency", "0.9", "--density", "0.5"]]
+    for number, options in enumerate(kinds, start=1):
+        record_of(capsys, *options, "--target-batch", "16", "--epochs", "1", "--output", str(tmp_path / "runs"))
+        assert len(list((tmp_path / "runs").iterdir())) == number
+    assert (tmp_path / "runs" / "digits-784-30-20-10-fssl-0.8-groups0.7-seed1").is_dir()
+
+
 def test_the_small_architecture_is_trained_anew(capsys, tmp_path) -> None:
     first = record_of(capsys, "--remove", "0.9", "--output", str(tmp_path))
     model = tmp_path / "digits-784-30-20-10-fssl-0.9-seed1" / "model.safetensors"

@@ -83,11 +83,17 @@ class Job:
         """Of its files."""
         net = f"radix{self.radix}" if self.radix else "-".join(map(str, [data.inputs, *self.hidden, data.classes]))
         parts = [data.name, net, self.method]
-        if isinstance(self.target, Sparsity):
-            parts += [f"{self.target.removed:g}"] + ["structured"] * self.target.structured
-            parts += [f"timed-{self.target_device}{self.target_batch}"] * self.target.timed
-        elif isinstance(self.target, Latency):
-            parts += [f"time{self.target.ratio:g}", f"{self.target_device}{self.target_batch}"]
+        target = self.target
+        if isinstance(target, Sparsity):
+            parts += [f"{target.removed:g}"] + ["structured"] * target.structured
+            parts += [f"groups{target.groups:g}"] * (target.groups != Sparsity.groups)
+            parts += [f"timed-{self.target_device}{self.target_batch}"] * target.timed
+        elif isinstance(target, Latency):
+            parts += [f"time{target.ratio:g}", f"{self.target_device}{self.target_batch}"]
+            inside = "auto" if target.density is None else f"{target.density:g}"
+            parts += [f"density{inside}"] * (target.density != Latency.density)
+        if target is not None and target.tile != (1, 1):
+            parts.append("tile" + "x".join(map(str, target.tile)))
         return "-".join([*parts, f"seed{self.seed}"])
 
 
