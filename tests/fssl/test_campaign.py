@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from spdnn.fssl.latency import CREDIBLE
 from spdnn.fssl.training import rivals
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +65,7 @@ def test_parts_share_a_device(tmp_path) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True)
     checks = json.loads((tmp_path / "fssl-latency-model-compiled.json").read_text())
     assert {r["batch"] for r in checks} == {1, 128}
-    assert all(r["shuffled_cross_validation"] < CREDIBLE < r["cross_validation"] <= 1 for r in checks)
+    assert all(r["shuffled_cross_validation"] < 0.6 < r["cross_validation"] <= 1 for r in checks)
     trained = json.loads((tmp_path / "fssl-split.json").read_text())
     wanted = {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu1-shuffled", "cpu1-swapped", "cpu128"}
     wanted |= {f"off-{kind}-cpu1" for kind in ("timed", "shuffled", "swapped")}

@@ -14,7 +14,6 @@ from spdnn.errors import FileFormatError, InputError
 from spdnn.fssl import FSSL, Latency, Sparsity
 from spdnn.fssl.budget import TimeCost, inside_for, knapsack
 from spdnn.fssl.latency import (
-    CREDIBLE,
     JUDGED,
     VERSION,
     LatencyModel,
@@ -79,6 +78,7 @@ def test_the_shuffled_table_predicts_nothing() -> None:
 def test_times_that_say_nothing_are_refused(across: bool, tmp_path, monkeypatch) -> None:
     """Before anything is trained, and they aren't kept; a table of a few shapes isn't judged."""
     assert MODEL.cross_validation > 0.95
+    rng = np.random.default_rng(0)
     example = torch.randn(2, 400)
     targets = (Latency(0.7), Sparsity(0.9, timed=True))
     for target in targets:
@@ -86,9 +86,9 @@ def test_times_that_say_nothing_are_refused(across: bool, tmp_path, monkeypatch)
         assert fssl.report(measured=False)["latency_model_spearman"] == MODEL.cross_validation
     for seed in range(20):
         shuffled = MODEL.shuffled(seed, across=across)
-        assert abs(shuffled.cross_validation) < CREDIBLE
+        assert shuffled.cross_validation < 0.4
         for target in targets:
-            with pytest.raises(InputError, match=r"device invented.*again"):
+            with pytest.raises(InputError, match=r"device invented.*again.*sparsity"):
                 FSSL(mlp(400, 30, 20, 10), example, target=target, steps=9, latency=shuffled)
     FSSL(mlp(400, 30, 20, 10), example, target=Sparsity(0.9), steps=9, latency=shuffled)  # by weights
 
@@ -97,6 +97,8 @@ def test_times_that_say_nothing_are_refused(across: bool, tmp_path, monkeypatch)
         monkeypatch.setattr("spdnn.fssl.latency.measure_shapes", lambda *_, times=times, **__: times)
         latency_model(batch=4)
         assert len(list(tmp_path.iterdir())) == kept
+    noisy = [Timed(t.shape, t.ms * float(np.exp(rng.normal()))) for t in MODEL.table]  # by factors of two and more
+    LatencyModel(tuple(noisy)).require_credible()
     few = [t for t in shuffled.table if t.shape.format == "dense"][: JUDGED - 1]
     assert LatencyModel(tuple(few)).cross_validation is None
     LatencyModel(tuple(few)).require_credible()
@@ -114,7 +116,7 @@ def test_whole_networks_that_say_nothing_are_refused() -> None:
     assert model.cross_validation > 0.9
     model.require_credible()
     for seed in range(5):
-        with pytest.raises(InputError, match="say nothing"):
+        with pytest.raises(InputError, match="for device cpu"):
             model.shuffled(seed).require_credible()
 
 

@@ -37,8 +37,9 @@ TILES: Mapping[Format, tuple[int, int]] = {"csr": (1, 1), "pairs": (2, 1)}
 VERSION = 5
 JUDGED = 20
 """Shapes of a format, or networks, from which on a table is judged by `LatencyModel.cross_validation`."""
-CREDIBLE = 0.5
-"""The least rank correlation; tables measured on CPUs and GPUs have 0.97 and more, shuffled ones at most 0.27."""
+CHANCE = 0.001
+"""How likely a table's rank correlation may be by chance. No fixed correlation would do: of layers that take nearly as
+long whatever their size, as with few rows on a GPU, half of what one of CPUs has may be all there is to know."""
 
 
 @dataclass(frozen=True)
@@ -348,19 +349,28 @@ class LatencyModel:
             "median_error": float(np.median(errors)),
         }
 
-    @functools.cached_property
+    @property
     def cross_validation(self) -> float | None:
         """How well shapes (or whole networks) that are left out of the fit, a fifth at a time, are predicted: Spearman
         rank correlation with what was measured, of the format where it is least. None where no format has the
         `JUDGED` shapes that it takes to say so."""
+        return min((correlation for correlation, _ in self._left_out), default=None)
+
+    @property
+    def credible(self) -> bool:
+        """Whether no format's predictions of what is left out could be as good as they are by `CHANCE`."""
+        return all(chance < CHANCE for _, chance in self._left_out)
+
+    @functools.cached_property
+    def _left_out(self) -> list[tuple[float, float]]:
+        """Rank correlations, and how likely as much is by chance, of each format with enough shapes."""
         if self.chains:
             kinds: list[Sequence[Timed | TimedChain]] = [self.chains]
         else:
             kinds = [[t for t in self.table if t.shape.format == form] for form in self.formats]
-        found = [self._left_out(rows) for rows in kinds if len(rows) >= JUDGED]
-        return min(found, default=None)
+        return [self._predicting(rows) for rows in kinds if len(rows) >= JUDGED]
 
-    def _left_out(self, rows: Sequence[Timed | TimedChain], folds: int = 5) -> float:
+    def _predicting(self, rows: Sequence[Timed | TimedChain], folds: int = 5) -> tuple[float, float]:
         order = np.random.default_rng(0).permutation(len(rows))
         guess = np.empty(len(rows))
         for k in range(folds):
@@ -374,25 +384,21 @@ class LatencyModel:
                 guess[j] = fitted.whole(layers) if known else np.nan
         told = ~np.isnan(guess)
         if np.ptp(guess[told]) == 0:  # a constant orders none
-            return 0.0
+            return 0.0, 1.0
         ms = np.array([t.ms for t in rows])
-        return float(stats.spearmanr(guess[told], ms[told])[0])  # pyright: ignore[reportArgumentType]
-
-    @property
-    def credible(self) -> bool:
-        """Whether it can tell which of the shapes left out of its fit take longer, or has too few of them to say."""
-        return self.cross_validation is None or self.cross_validation >= CREDIBLE
+        correlation, chance = stats.spearmanr(guess[told], ms[told], alternative="greater")
+        return float(correlation), float(chance)  # pyright: ignore[reportArgumentType]
 
     def require_credible(self) -> None:
         """Raises InputError where it isn't `credible`, as when the machine was too busy to measure: going by such times
         is worse than going by none."""
-        found = self.cross_validation
-        if found is not None and not self.credible:
+        if not self.credible:
             about = ", ".join(f"{key} {self.facts[key]}" for key in ("machine", "device", "batch") if key in self.facts)
             raise InputError(
-                f"Expected measured times by which those of other shapes can be told (rank correlation of at least "
-                f"{CREDIBLE}), got {found:.2f} for {about or 'a latency table'}: they say nothing of it. Measure them "
-                "again when the machine has nothing else to do, or give a sparsity without time."
+                "Expected measured times by which those of other shapes can be told, got a rank correlation of "
+                f"{self.cross_validation:.2f} with shapes left out, which may be chance, for {about or 'a table'}. "
+                "Measure again when the machine has nothing else to do. Where layers take as long whatever their size, "
+                "as with few rows on a GPU, no network is faster: give a sparsity without time."
             )
 
     def shuffled(self, seed: int = 0, *, across: bool = False) -> LatencyModel:
