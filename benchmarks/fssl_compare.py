@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def curve_of(record: Record) -> str:
     """The curve that a network is a point of; of `wide`, which has one of each, by its label."""
     if "curve" in record:
         return record["curve"]
-    if "-time" in record["label"]:
+    if re.search(r"-time\d", record["label"]):
         return f"{record['device']}{record['batch']}"
     return "structured" if "structured" in record["label"] else "magnitude" if "magnitude" in record["label"] else "off"
 
@@ -272,18 +273,22 @@ def _joined(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def between(
     records: Sequence[Record], targets: Sequence[tuple[str, int]], labels: Sequence[tuple[str, str]]
 ) -> list[dict[str, Any]]:
-    """Times of the second label's networks over the first's, as rows of `paired`. Raises ValueError for labels that
-    have no two seeds in common."""
+    """Times of the second label's networks over the first's, as rows of `paired`, for the engines that both were timed
+    with. Raises ValueError for labels that have no two seeds in common."""
     rows: list[dict[str, Any]] = []
     for (known, label), (device, batch) in itertools.product(labels, targets):
         for engines in ("all", "torch"):
             found = []
             own, other = ({r["seed"]: _by_engines(r, device, batch, engines) for r in records if r["label"] == name}
                           for name in (known, label))  # fmt: skip
-            for seed in sorted(own.keys() & other.keys()):
-                found.append(_differences(other[seed], own[seed], "ms"))
-            if len(found) < 2:
+            seeds = sorted(own.keys() & other.keys())
+            if len(seeds) < 2:
                 raise ValueError(f"Expected labels with two seeds in common, got {known!r} and {label!r}.")
+            for seed in seeds:
+                if "ms" in own[seed] and "ms" in other[seed]:
+                    found.append(_differences(other[seed], own[seed], "ms"))
+            if len(found) < 2:
+                continue
             about = {"kind": "paired", "device": device, "batch": batch, "tuned": known, "label": label}
             rows.append({**about, "engines": engines, **_summed(found)})
             print(f"by {engines:5s}", end=" ")
@@ -292,8 +297,9 @@ def between(
 
 
 def _by_engines(record: Record, device: str, batch: int, engines: str) -> Record:
-    times = record[f"latency_{device}_{batch}_all_ms"]
-    return {**record, "ms": min(v for name, v in times.items() if engines == "all" or name.startswith(engines))}
+    times = record.get(f"latency_{device}_{batch}_all_ms", {})
+    mine = [v for name, v in times.items() if engines == "all" or name.startswith(engines)]
+    return {**record, "ms": min(mine)} if mine else record
 
 
 def joined(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -318,7 +324,7 @@ def main() -> None:
     records = [r for r in records if not chosen or curve_of(r) in chosen]
     targets = [(d, b) for d, b in TARGETS if any(f"latency_{d}_{b}_ms" in r for r in records)]
     if given.labels:
-        labels = [tuple(pair.split(":", 1)) for pair in given.labels.split(",")]
+        labels = [(known, other) for known, _, other in (pair.partition(":") for pair in given.labels.split(","))]
         write_json(between(records, targets, labels), given.output.with_name(f"{given.output.name}-labels.json"))
         return
     for name, rows in (

@@ -97,8 +97,17 @@ def test_times_that_say_nothing_are_refused(across: bool, tmp_path, monkeypatch)
         monkeypatch.setattr("spdnn.fssl.latency.measure_shapes", lambda *_, times=times, **__: times)
         latency_model(batch=4)
         assert len(list(tmp_path.iterdir())) == kept
+    (file,) = tmp_path.iterdir()
+    shuffled.save(file)  # as tables were kept before they were judged
+    assert latency_model(batch=4).credible
     noisy = [Timed(t.shape, t.ms * float(np.exp(rng.normal()))) for t in MODEL.table]  # by factors of two and more
     LatencyModel(tuple(noisy)).require_credible()
+    bad = LatencyModel(tuple(t for t in MODEL.table if t.shape.format != "csr")).table
+    bad += tuple(Timed(t.shape, float(rng.random())) for t in MODEL.table if t.shape.format == "csr")
+    half = LatencyModel(bad, MODEL.facts)  # of a target without zeros dense layers alone count
+    FSSL(mlp(400, 30, 20, 10), example, target=Latency(0.7), steps=9, latency=half)
+    with pytest.raises(InputError, match=r"\(csr\)"):
+        FSSL(mlp(400, 30, 20, 10), example, target=Latency(0.7, None), steps=9, latency=half)
     few = [t for t in shuffled.table if t.shape.format == "dense"][: JUDGED - 1]
     assert LatencyModel(tuple(few)).cross_validation is None
     LatencyModel(tuple(few)).require_credible()

@@ -31,7 +31,7 @@ from spdnn.fssl.training import (
 )
 from spdnn.fssl.training.fleets import train_fleet
 from spdnn.fssl.training.loop import Teacher, accuracy, losses
-from spdnn.fssl.training.methods import goal_of, right_by_chance
+from spdnn.fssl.training.methods import METHODS, goal_of, right_by_chance
 from spdnn.fssl.training.runs import train
 
 SCHEDULE = Schedule(every=5, prox_every=2)
@@ -218,6 +218,22 @@ def device(call: float = 0.01) -> LatencyModel:
     """Slow inputs, no zeros that pay."""
     shapes = grid(shapes=20, formats=("dense",))
     return LatencyModel(tuple(Timed(s, call + 1e-4 * s.inputs + 1e-6 * s.nnz) for s in shapes if s.format == "dense"))
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.prunes])
+@pytest.mark.parametrize("target", [Latency(0.99), Sparsity(0.9, timed=True)])
+def test_methods_that_go_by_time_refuse_times_that_say_nothing(method: str, target: Latency | Sparsity) -> None:
+    """Those that are wrong on purpose take them, and those that look at weights only."""
+    graph = trace(dense_network([784, 300, 100, 10]), torch.zeros(2, 784))
+    rng = np.random.default_rng(0)
+    shapes = grid(shapes=30, formats=("dense",))
+    nothing = LatencyModel(tuple(Timed(s, float(rng.uniform(1, 1.2))) for s in shapes), {"device": "cpu"})
+    timed = isinstance(target, Latency)
+    if method == "fssl" or (timed and method in ("lasso", "flops")):
+        with pytest.raises(InputError, match="may be chance, for device cpu"):
+            goal_of(method, target, graph, latency=nothing)
+    elif not (timed and method == "magnitude"):
+        goal_of(method, target, graph, latency=nothing)
 
 
 def ends(graph: ChannelGraph, cost: Cost) -> tuple[float, float]:

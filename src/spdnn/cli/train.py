@@ -122,7 +122,8 @@ def train(
         raise InputError("Expected --timed with --remove; with --latency time chooses, always.")
     if density != "1" and latency is None:
         raise InputError("Expected --density with --latency; a sparsity has --groups.")
-    if tile != "1x1" and (structured or (latency is not None and density in ("1", "auto"))):
+    whole = structured or method == "lasso" or (latency is not None and _density(density) in (None, 1.0))
+    if _tile(tile) != (1, 1) and whole:
         raise InputError("Expected --tile with zeros inside: --remove without --structured, or a --density below 1.")
     target = (
         Latency(latency, _density(density), _tile(tile))

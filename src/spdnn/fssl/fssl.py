@@ -72,7 +72,7 @@ class FSSL:
             latency = latency_model(device, batch=example_input.shape[0], limit=widest)
         self.latency = latency
         if target.timed and cost is None and latency is not None:
-            latency.require_credible()
+            latency.require_credible(dense=target.structured)
         if isinstance(target, Latency):
             assert latency is not None
             target = settled(target, self.graph, latency)

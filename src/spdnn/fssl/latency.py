@@ -354,21 +354,21 @@ class LatencyModel:
         """How well shapes (or whole networks) that are left out of the fit, a fifth at a time, are predicted: Spearman
         rank correlation with what was measured, of the format where it is least. None where no format has the
         `JUDGED` shapes that it takes to say so."""
-        return min((correlation for correlation, _ in self._left_out), default=None)
+        return min((correlation for correlation, _ in self._left_out.values()), default=None)
 
     @property
     def credible(self) -> bool:
         """Whether no format's predictions of what is left out could be as good as they are by `CHANCE`."""
-        return all(chance < CHANCE for _, chance in self._left_out)
+        return all(chance < CHANCE for _, chance in self._left_out.values())
 
     @functools.cached_property
-    def _left_out(self) -> list[tuple[float, float]]:
+    def _left_out(self) -> dict[str, tuple[float, float]]:
         """Rank correlations, and how likely as much is by chance, of each format with enough shapes."""
         if self.chains:
-            kinds: list[Sequence[Timed | TimedChain]] = [self.chains]
+            kinds: dict[str, Sequence[Timed | TimedChain]] = {"whole networks": self.chains}
         else:
-            kinds = [[t for t in self.table if t.shape.format == form] for form in self.formats]
-        return [self._predicting(rows) for rows in kinds if len(rows) >= JUDGED]
+            kinds = {form: [t for t in self.table if t.shape.format == form] for form in self.formats}
+        return {kind: self._predicting(rows) for kind, rows in kinds.items() if len(rows) >= JUDGED}
 
     def _predicting(self, rows: Sequence[Timed | TimedChain], folds: int = 5) -> tuple[float, float]:
         order = np.random.default_rng(0).permutation(len(rows))
@@ -389,17 +389,18 @@ class LatencyModel:
         correlation, chance = stats.spearmanr(guess[told], ms[told], alternative="greater")
         return float(correlation), float(chance)  # pyright: ignore[reportArgumentType]
 
-    def require_credible(self) -> None:
+    def require_credible(self, *, dense: bool = False) -> None:
         """Raises InputError where it isn't `credible`, as when the machine was too busy to measure: going by such times
-        is worse than going by none."""
-        if not self.credible:
-            about = ", ".join(f"{key} {self.facts[key]}" for key in ("machine", "device", "batch") if key in self.facts)
-            raise InputError(
-                "Expected measured times by which those of other shapes can be told, got a rank correlation of "
-                f"{self.cross_validation:.2f} with shapes left out, which may be chance, for {about or 'a table'}. "
-                "Measure again when the machine has nothing else to do. Where layers take as long whatever their size, "
-                "as with few rows on a GPU, no network is faster: give a sparsity without time."
-            )
+        is worse than going by none. dense : only dense layers count."""
+        about = ", ".join(f"{key} {self.facts[key]}" for key in ("machine", "device", "batch") if key in self.facts)
+        for kind, (correlation, chance) in self._left_out.items():
+            if chance >= CHANCE and not (dense and kind in FORMATS and kind != "dense"):
+                raise InputError(
+                    "Expected measured times by which those of other shapes can be told, got a rank correlation of "
+                    f"{correlation:.2f} with shapes left out ({kind}), which may be chance, for {about or 'a table'}. "
+                    "Measure again when the machine has nothing else to do. Where layers take as long whatever their "
+                    "size, as with few rows on a GPU, no network is faster: give a sparsity without time."
+                )
 
     def shuffled(self, seed: int = 0, *, across: bool = False) -> LatencyModel:
         """The negative control: the same times dealt out to the shapes of their format at random. Selections are left
@@ -493,8 +494,8 @@ def latency_model(
     key = {**latency_key(device, batch), "widest": limit}
     name = "-".join(str(v) for v in key.values() if v is not None).replace("/", "-").replace(" ", "-").lower()
     path = cache_folder() / f"latency-v{VERSION}-{name}.json"
-    if cache and shapes is None and path.exists():
-        return LatencyModel.load(path)
+    if cache and shapes is None and path.exists() and (kept := LatencyModel.load(path)).credible:
+        return kept
     model = LatencyModel(tuple(measure_shapes(shapes or grid(limit), batch=batch, device=device)), key)
     if cache and shapes is None and model.credible:
         model.save(path)
@@ -525,8 +526,8 @@ def compiled_model(
     key: dict[str, Any] = {**latency_key("cpu", batch), "threads": 1, "widest": limit, "engine": "spdnn-compiled"}
     name = "-".join(str(v) for v in (*key.values(), inputs, outputs, chains, seed)).replace("/", "-").lower()
     path = cache_folder() / f"latency-v{VERSION}-{name}.json"
-    if cache and path.exists():
-        return LatencyModel.load(path)
+    if cache and path.exists() and (kept := LatencyModel.load(path)).credible:
+        return kept
     if batch <= SINGLE:  # rows one by one: dense layers in panels
         key["multiples"] = [UNROLLED, PANEL]
     else:

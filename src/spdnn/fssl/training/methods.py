@@ -80,8 +80,9 @@ def goal_of(
         raise unknown_name("method", method, METHODS)
     schedule = schedule or Schedule()
     weights = WeightCost(graph)
-    if target.timed and latency is not None and method not in CONTROLS:
-        latency.require_credible()
+    goes_by_time = target.timed and (method == "fssl" or (isinstance(target, Latency) and method not in CONTROLS))
+    if goes_by_time and latency is not None:
+        latency.require_credible(dense=target.structured)
     if isinstance(target, Latency):
         if method == "magnitude":
             raise InputError("Magnitude pruning has no notion of time; give a sparsity.")
