@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from fssl_compare import PRICED, compared, compared_both, interval, paired
+from fssl_compare import PRICED, compared, comparisons, interval
 from torch import nn
 
 from spdnn import machine
@@ -632,11 +632,8 @@ class Campaign:
                 self.write(name, records)
             if records:
                 self.summary(records)
-                if name == "split":
-                    self.write("split-equal-accuracy", compared_both(records, targets))
-                    self.write("split-paired", paired(records, targets, tuned=False))
-                if name == "split-wide":
-                    self.write("split-wide-paired", paired(records, targets))
+                for file, rows in comparisons(name, records, targets).items():
+                    self.write(file, rows)
                 if name == "times-gpu":
                     curves = [{**r, "curve": r["method"] if r["method"] != "fssl" else f"{r['device']}{r['batch']}"}
                               for r in records]  # fmt: skip

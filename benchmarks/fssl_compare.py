@@ -270,6 +270,18 @@ def _joined(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0], found[:, 1]
 
 
+def comparisons(
+    experiment: str, records: Sequence[Record], targets: Sequence[tuple[str, int]]
+) -> dict[str, list[dict[str, Any]]]:
+    """What is compared of an experiment's networks once they are timed: rows, by the name of their file."""
+    if experiment == "split":
+        paired_rows = paired(records, targets, tuned=False)
+        return {"split-equal-accuracy": compared_both(records, targets), "split-paired": paired_rows}
+    if experiment in ("wide", "split-wide"):
+        return {f"{experiment}-paired": paired(records, targets, tuned=experiment == "split-wide")}
+    return {}
+
+
 def between(
     records: Sequence[Record], targets: Sequence[tuple[str, int]], labels: Sequence[tuple[str, str]]
 ) -> list[dict[str, Any]]:

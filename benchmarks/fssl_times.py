@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from fssl_campaign import Campaign, Setting
-from fssl_compare import TARGETS, compared_both, paired
+from fssl_compare import TARGETS, comparisons
 
 from spdnn import machine
 from spdnn.fssl import load_model
@@ -83,12 +83,8 @@ def main() -> None:
         if name == "times":
             campaign.equal_accuracy(name, found)
         timed_on = [(d, b) for d, b in TARGETS if any(f"latency_{d}_{b}_ms" in r for r in found)]
-        if name == "split":
-            campaign.write("split-equal-accuracy", compared_both(found, timed_on))
-        if name in ("split", "wide"):
-            campaign.write(f"{name}-paired", paired(found, timed_on, tuned=False))
-        if name == "split-wide":
-            campaign.write("split-wide-paired", paired(found, timed_on))
+        for file, rows in comparisons(name, found, timed_on).items():
+            campaign.write(file, rows)
 
 
 if __name__ == "__main__":
