@@ -60,7 +60,7 @@ from spdnn.fssl.trace import ChannelGraph, trace
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, resting_fleet, train_fleet
 from spdnn.fssl.training.loop import Teacher
-from spdnn.fssl.training.methods import CONTROLS, right_by_chance
+from spdnn.fssl.training.methods import CONTROLS, right_by_chance, wrong_table
 from spdnn.fssl.training.runs import record_of, train_teacher
 from spdnn.record import write_json
 
@@ -794,18 +794,19 @@ class Campaign:
         self.setting.ends = ends
 
     def facts_of(self, job: Job, curve: str, seed: int) -> dict[str, Any]:
-        """The curve of a network and, of the shuffled table that chose it, whether it is right by chance, and what it
+        """The curve of a network and, of the wrong table that chose it, whether it is right by chance, and what it
         foretells of shapes left out of its fit (`LatencyModel.cross_validation`)."""
-        if job.method != "shuffled" or not isinstance(job.target, Sparsity):
+        if job.method not in ("shuffled", "residual") or not isinstance(job.target, Sparsity):
             return {"curve": curve}
-        key = (job.hidden, job.norm, job.target_device, job.target_batch, seed)
+        key = (job.hidden, job.norm, job.method, job.target_device, job.target_batch, seed)
         if key not in self.tables:
             if key[:2] not in self.graphs:
                 start = dense_network([self.data.inputs, *job.hidden, self.data.classes], norm=job.norm)
                 self.graphs[key[:2]] = trace(start, torch.zeros(2, *self.data.side))
             graph, model = self.graphs[key[:2]], self.engine_model(job)
-            facts = {"right_by_chance": right_by_chance(graph, model, seed)}
-            self.tables[key] = {**facts, "table_cross_validation": model.shuffled(seed).cross_validation}
+            wrong = wrong_table(job.method, model, seed)
+            facts = {"right_by_chance": right_by_chance(graph, model, wrong)}
+            self.tables[key] = {**facts, "table_cross_validation": wrong.cross_validation}
         return {"curve": curve, **self.tables[key]}
 
     def engine_models(self, jobs: Sequence[Job]) -> list[LatencyModel | None]:

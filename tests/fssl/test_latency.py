@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import nnls
 
 from spdnn.errors import FileFormatError, InputError
 from spdnn.fssl import FSSL, Latency, Sparsity
-from spdnn.fssl.budget import TimeCost, inside_for, knapsack
+from spdnn.fssl.budget import TimeCost, WeightCost, inside_for, knapsack
 from spdnn.fssl.latency import (
     JUDGED,
     VERSION,
@@ -72,6 +73,37 @@ def test_it_predicts_shapes_it_has_not_seen() -> None:
 def test_the_shuffled_table_predicts_nothing() -> None:
     found = MODEL.shuffled(3).agreement([Timed(s, invented(s)) for s in unseen()])
     assert found["mean_error"] > 0.3
+
+
+def test_shuffled_residuals_keep_what_weights_say() -> None:
+    """Prices are by weights but for chance; of times that weights explain nothing is left to shuffle."""
+    graph = trace(mlp(784, 300, 100, 10), torch.zeros(2, 784))
+    layers = [t for t in MODEL.table if t.shape.format != "select"]
+    for form in ("dense", "csr"):
+        rows = [t for t in layers if t.shape.format == form]
+        basis = np.array([[1.0, t.shape.nnz] for t in rows])
+        known = basis @ nnls(basis / np.array([[t.ms] for t in rows]), np.ones(len(rows)))[0]
+        shares = sorted(t.ms / ms for t, ms in zip(rows, known, strict=True))
+        for seed in range(3):
+            dealt = [t for t in MODEL.residuals_shuffled(seed).table if t.shape.format == form]
+            assert [t.shape for t in dealt] == [t.shape for t in rows]
+            assert sorted(t.ms / ms for t, ms in zip(dealt, known, strict=True)) == pytest.approx(shares)
+            assert [t.ms for t in dealt] != [t.ms for t in rows]
+    assert MODEL.residuals_shuffled(1).table == MODEL.residuals_shuffled(1).table != MODEL.residuals_shuffled(2).table
+    assert MODEL.select(50) > 0 == MODEL.residuals_shuffled(1).select(50)
+
+    plain = LatencyModel(tuple(Timed(t.shape, 0.01 + 1e-6 * t.shape.nnz) for t in layers))
+    for t, dealt in zip(plain.table, plain.residuals_shuffled(1).table, strict=True):
+        assert dealt.ms == pytest.approx(t.ms)
+    wrong = [(t.shape.inputs + 1e-5 * t.shape.nnz) / 1e4 for t in layers]  # inputs alone, nearly
+    model = LatencyModel(tuple(Timed(t.shape, ms) for t, ms in zip(layers, wrong, strict=True)))
+    weights = WeightCost(graph).prices(graph.sizes)
+    inputs, first = graph.input_space, next(k for k in graph.spaces if graph.sizes[k] == 300)
+    true = TimeCost(graph, model).prices(graph.sizes)
+    assert true[inputs] / true[first] > 2.5 * weights[inputs] / weights[first]
+    dealt = [TimeCost(graph, model.residuals_shuffled(s)).prices(graph.sizes) for s in range(10)]
+    ratios = [prices[inputs] / prices[first] for prices in dealt]
+    assert 0.8 < np.median(ratios) / (weights[inputs] / weights[first]) < 1.25
 
 
 @pytest.mark.parametrize("across", [False, True])

@@ -31,7 +31,7 @@ from spdnn.fssl.training import (
 )
 from spdnn.fssl.training.fleets import train_fleet
 from spdnn.fssl.training.loop import Teacher, accuracy, losses
-from spdnn.fssl.training.methods import METHODS, goal_of, right_by_chance
+from spdnn.fssl.training.methods import CONTROLS, METHODS, goal_of, right_by_chance
 from spdnn.fssl.training.runs import train
 
 SCHEDULE = Schedule(every=5, prox_every=2)
@@ -176,7 +176,10 @@ def test_images_come_from_idx_folders(tmp_path) -> None:
 
 def test_methods_refuse_targets_they_cannot_have() -> None:
     graph = trace(dense_network([36, 20, 3]), torch.zeros(2, 36))
-    refused = [("magnitude", Latency(0.1)), *((name, Sparsity(0.5)) for name in ("shuffled", "swapped", "flops"))]
+    refused = [
+        ("magnitude", Latency(0.1)),
+        *((name, Sparsity(0.5)) for name in ("shuffled", "residual", "swapped", "flops")),
+    ]
     for method, target in refused:
         with pytest.raises(InputError, match=r"needs|no notion"):
             goal_of(method, target, graph)
@@ -184,13 +187,13 @@ def test_methods_refuse_targets_they_cannot_have() -> None:
         goal_of("fsll", Sparsity(0.5), graph)
     with pytest.raises(InputError, match="latency model"):
         goal_of("fssl", Latency(0.5), graph)
-    for control in ("shuffled", "swapped"):
+    for control in CONTROLS:
         assert goal_of(control, Latency(0.5), graph, latency=device()).structured
     narrow = trace(dense_network([36, 3]), torch.zeros(2, 36))
     with pytest.raises(InputError, match="two layers"):
         goal_of("swapped", Latency(0.5), narrow, latency=device())
     assert not goal_of("lasso", Latency(0.5, density=0.5), graph, latency=flops_model()).structured
-    for method in ("fssl", "flops", "shuffled", "swapped"):
+    for method in ("fssl", "flops", *CONTROLS):
         with pytest.raises(InputError, match="target of time"):
             goal_of(method, Sparsity(0.5, timed=True), graph)
 
@@ -199,12 +202,13 @@ def test_prices_alone_differ_where_a_sparsity_is_timed() -> None:
     graph, model = trace(dense_network([784, 300, 100, 10]), torch.zeros(2, 784)), device()
     sizes, target = graph.sizes, Sparsity(0.9, groups=0.8, timed=True)
     weights, time = WeightCost(graph), TimeCost(graph, model, 0.1 / 0.28)
-    goals = {m: goal_of(m, target, graph, latency=model, seed=3) for m in ("fssl", "flops", "shuffled", "swapped")}
+    goals = {m: goal_of(m, target, graph, latency=model, seed=3) for m in ("fssl", "flops", *CONTROLS)}
     prices = {m: goal.cost.prices(sizes) for m, goal in goals.items()}
     assert prices["fssl"] == time.prices(sizes)
     assert prices["flops"] == TimeCost(graph, flops_model()).prices(sizes)
     shuffled = model.shuffled(3)
     assert prices["shuffled"] == TimeCost(graph, shuffled, 0.1 / 0.28).prices(sizes)
+    assert prices["residual"] == TimeCost(graph, model.residuals_shuffled(3), 0.1 / 0.28).prices(sizes)
     assert sorted(prices["swapped"].values()) != sorted(prices["fssl"].values()) != sorted(prices["shuffled"].values())
     half = shrunk(graph, 0.5)
     for goal in goals.values():
@@ -275,10 +279,11 @@ def test_a_shuffled_table_is_right_by_chance_where_it_leaves_the_same_channels_u
     for seed in range(40):
         prices = TimeCost(graph, model.shuffled(seed)).prices(graph.sizes)
         free = {j for j, space in graph.spaces.items() if not space.fixed and prices[j] == 0}
-        found[seed] = right_by_chance(graph, model, seed)
+        found[seed] = right_by_chance(graph, model, model.shuffled(seed))
         assert found[seed] == (free == {k})
     assert 0 < sum(found.values()) < 40
-    assert not any(right_by_chance(graph, device(), seed) for seed in range(5))  # inputs are priced
+    priced = device()  # inputs, too
+    assert not any(right_by_chance(graph, priced, priced.shuffled(seed)) for seed in range(5))
 
 
 def test_swapped_time_is_as_much_for_other_channels() -> None:
@@ -306,14 +311,14 @@ def test_swapped_time_is_as_much_for_other_channels() -> None:
 def test_controls_train_in_a_fleet_and_alone(data: ImageData, tmp_path) -> None:
     table = device(call=1e-4)
     options = {"hidden": (20, 10), "schedule": SCHEDULE, "recipe": Recipe(epochs=10, batch=16, rate=1e-2)}
-    jobs = [Job(method=m, target=Latency(0.4, density=0.5), **options) for m in ("shuffled", "swapped")]
+    jobs = [Job(method=m, target=Latency(0.4, density=0.5), **options) for m in CONTROLS]
     found = train_fleet(
         jobs,
         data,
         seeds=[1, 2],
         recipe=options["recipe"],
         build=lambda seed: dense_network([36, 20, 10, 3], seed=seed),
-        latency=[table] * 2,
+        latency=[table] * len(jobs),
     )
     for one in found:
         widths = facts_of(one.model, 950)["architecture"]

@@ -25,7 +25,10 @@ def train(
         ),
     ] = 0,
     method: Annotated[
-        str, typer.Option(help="fssl, dense, magnitude, lasso, flops, shuffled, swapped, scratch or torch-pruning.")
+        str,
+        typer.Option(
+            help="fssl, dense, magnitude, lasso, flops, shuffled, residual, swapped, scratch or torch-pruning."
+        ),
     ] = "fssl",
     remove: Annotated[
         float | None, typer.Option(help="Share of the weights to remove, as in 0.976.", show_default="0.976")

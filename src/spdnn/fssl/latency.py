@@ -408,15 +408,31 @@ class LatencyModel:
 
         across : to all shapes of all formats, so that it says nothing of formats either.
         """
+        return self._dealt(seed, ("all",) if across else self.formats, lambda rows: np.ones(len(rows)))
+
+    def residuals_shuffled(self, seed: int = 0) -> LatencyModel:
+        """The negative control of what times say beyond weights, after Freedman & Lane 1983: what a constant and
+        weights alone explain of the times of a format (or of whole networks) stays, and what times are of that is dealt
+        out at random. Selections are left out, as in `shuffled`.
+        """
+        return self._dealt(seed, self.formats, _by_weights)
+
+    def _dealt(
+        self, seed: int, forms: Sequence[str], known: Callable[[Sequence[Timed | TimedChain]], np.ndarray]
+    ) -> LatencyModel:
+        """known : milliseconds of which the times are shares that are dealt out."""
         rng = np.random.default_rng(seed)
+
+        def dealt(rows: Sequence[Timed | TimedChain]) -> list[float]:
+            ms = known(rows)
+            return (ms * (np.array([t.ms for t in rows]) / ms)[rng.permutation(len(rows))]).tolist()
+
         table: list[Timed] = []
         layers = [t for t in self.table if t.shape.format != "select"]
-        for form in ("all",) if across else self.formats:
+        for form in forms:
             rows = [t for t in layers if form in (t.shape.format, "all")]
-            order = rng.permutation(len(rows))
-            table += [Timed(rows[k].shape, rows[j].ms) for k, j in enumerate(order)]
-        order = rng.permutation(len(self.chains))
-        chains = tuple(TimedChain(self.chains[k].shapes, self.chains[j].ms) for k, j in enumerate(order))
+            table += [Timed(t.shape, ms) for t, ms in zip(rows, dealt(rows), strict=True)]
+        chains = tuple(TimedChain(c.shapes, ms) for c, ms in zip(self.chains, dealt(self.chains), strict=True))
         return LatencyModel(tuple(table), {**self.facts, "shuffled": seed}, chains)
 
     def save(self, path: str | Path) -> None:
@@ -455,6 +471,14 @@ def _fitted(basis: np.ndarray, ms: np.ndarray) -> np.ndarray:
         return nnls(relative, one)[0]
     except RuntimeError:  # it goes in circles where times are fitted exactly
         return lsq_linear(relative, one, (0, np.inf)).x
+
+
+def _by_weights(rows: Sequence[Timed | TimedChain]) -> np.ndarray:
+    """Milliseconds fitted by a constant and weights alone."""
+    if not rows:
+        return np.ones(0)
+    basis = np.array([[1.0, _weights_of(t)] for t in rows])
+    return basis @ _fitted(basis, np.array([t.ms for t in rows]))
 
 
 def flops_model() -> LatencyModel:
@@ -589,6 +613,10 @@ def _random_chain(
 
 def _layers_of(timed: Timed | TimedChain) -> tuple[Shape, ...]:
     return timed.shapes if isinstance(timed, TimedChain) else (timed.shape,)
+
+
+def _weights_of(timed: Timed | TimedChain) -> int:
+    return sum(s.nnz for s in _layers_of(timed))
 
 
 def _row(shape: Shape) -> list[Any]:

@@ -46,6 +46,7 @@ METHODS: Mapping[str, Method] = {
         Method("lasso", "the group lasso and knapsack without the time term: prices are weights"),
         Method("flops", "multiplications in place of measured time"),
         Method("shuffled", "a latency table whose times are dealt out at random: a negative control"),
+        Method("residual", "a latency table in which what weights don't explain is dealt out: a negative control"),
         Method("swapped", "measured time charged to other layers' channels: a negative control"),
         Method("scratch", "a dense network of the small architecture, from the start", prunes=False),
         Method("torch-pruning", "Torch-Pruning's group-norm pruner at the same weights", prunes=False),
@@ -53,7 +54,7 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-CONTROLS = ("shuffled", "swapped")
+CONTROLS = ("shuffled", "residual", "swapped")
 """Methods that do what "fssl" does by a wrong time, another for each seed."""
 
 
@@ -71,7 +72,7 @@ def goal_of(
 
     A latency target is one budget of modelled time for "fssl", "lasso" and "flops"; they differ in the prices that they
     choose channels by: the time's derivative, weights, multiplications. The controls do all that "fssl" does by a wrong
-    time, budget and density included: see `_shuffled` and `_swapped`.
+    time, budget and density included: see `LatencyModel.residuals_shuffled`, `_shuffled` and `_swapped`.
     With a sparsity that is timed the budget is one of weights, and a method's prices alone differ. For "lasso" a
     sparsity is by whole channels. Raises InputError for targets a method can't have and, but for the controls, for a
     latency model that predicts nothing (`LatencyModel.credible`).
@@ -90,15 +91,18 @@ def goal_of(
             raise InputError("Expected a latency model for a target of time.")
         if method == "shuffled":
             return _shuffled(target, graph, schedule, latency, seed)
+        if method == "residual":
+            latency = wrong_table(method, latency, seed)
         target = settled(target, graph, latency)
         time = time_cost(target, graph, latency)
         dense = TimeCost(graph, latency).total(graph.sizes)
         if method == "swapped":
             return Goal(target, schedule, _swapped(time, seed), dense)
-        guides: dict[str, Cost] = {"fssl": time, "lasso": weights, "flops": TimeCost(graph, flops_model())}
-        guide = guides[method]
-        schedule = replace(schedule, time=0.0) if method == "lasso" else schedule
-        return Goal(target, schedule, time if method == "fssl" else GuidedCost(time, guide), dense)
+        if method in ("lasso", "flops"):
+            guide = weights if method == "lasso" else TimeCost(graph, flops_model())
+            schedule = replace(schedule, time=0.0) if method == "lasso" else schedule
+            return Goal(target, schedule, GuidedCost(time, guide), dense)
+        return Goal(target, schedule, time, dense)
     if method in ("flops", *CONTROLS):
         if not target.timed or latency is None:
             raise InputError(f"Method {method!r} needs a target of time: a latency, or a sparsity that is timed.")
@@ -118,7 +122,12 @@ def _wrong(method: str, target: Sparsity, graph: ChannelGraph, latency: LatencyM
         return TimeCost(graph, flops_model())
     if method == "swapped":
         return _swapped(time_cost(target, graph, latency), seed)
-    return time_cost(target, graph, latency.shuffled(seed))
+    return time_cost(target, graph, wrong_table(method, latency, seed))
+
+
+def wrong_table(method: str, latency: LatencyModel, seed: int) -> LatencyModel:
+    """What "shuffled" and "residual" go by with a sparsity that is timed, and "residual" with a latency."""
+    return latency.residuals_shuffled(seed) if method == "residual" else latency.shuffled(seed)
 
 
 DRAWS = 1000
@@ -150,12 +159,12 @@ def _shuffled(target: Latency, graph: ChannelGraph, schedule: Schedule, latency:
     return Goal(target, schedule, GuidedCost(time, time, less), dense - less)
 
 
-def right_by_chance(graph: ChannelGraph, latency: LatencyModel, seed: int) -> bool:
-    """Whether the shuffled table of a seed says what measured time says of channels that cost nothing, such as inputs
-    on a GPU: that these do, and no others."""
+def right_by_chance(graph: ChannelGraph, latency: LatencyModel, wrong: LatencyModel) -> bool:
+    """Whether a wrong table says what measured time says of channels that cost nothing, such as inputs on a GPU: that
+    these do, and no others."""
     priced = _priced(graph, latency)
     prunable = {k for k, space in graph.spaces.items() if not space.fixed}
-    return priced != prunable and priced == _priced(graph, latency.shuffled(seed))
+    return priced != prunable and priced == _priced(graph, wrong)
 
 
 def _swapped(time: TimeCost, seed: int) -> SwappedCost:
