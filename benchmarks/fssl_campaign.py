@@ -60,7 +60,7 @@ from spdnn.fssl.trace import ChannelGraph, trace
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, resting_fleet, train_fleet
 from spdnn.fssl.training.loop import Teacher
-from spdnn.fssl.training.methods import CONTROLS, right_by_chance, wrong_table
+from spdnn.fssl.training.methods import CONTROLS, PER_SEED, right_by_chance, wrong_table
 from spdnn.fssl.training.runs import record_of, train_teacher
 from spdnn.record import write_json
 
@@ -794,9 +794,9 @@ class Campaign:
         self.setting.ends = ends
 
     def facts_of(self, job: Job, curve: str, seed: int) -> dict[str, Any]:
-        """The curve of a network and, of the wrong table that chose it, whether it is right by chance, and what it
-        foretells of shapes left out of its fit (`LatencyModel.cross_validation`)."""
-        if job.method not in ("shuffled", "residual") or not isinstance(job.target, Sparsity):
+        """The curve of a network and, of the wrong table that it was given, whether it is right by chance, and what it
+        foretells of shapes left out of its fit (`LatencyModel.cross_validation`, `tells_more_than_weights`)."""
+        if job.method not in ("shuffled", "residual", "judged") or not isinstance(job.target, Sparsity):
             return {"curve": curve}
         key = (job.hidden, job.norm, job.method, job.target_device, job.target_batch, seed)
         if key not in self.tables:
@@ -806,6 +806,7 @@ class Campaign:
             graph, model = self.graphs[key[:2]], self.engine_model(job)
             wrong = wrong_table(job.method, model, seed)
             facts = {"right_by_chance": right_by_chance(graph, model, wrong)}
+            facts |= {"table_tells_more_than_weights": wrong.tells_more_than_weights()}
             self.tables[key] = {**facts, "table_cross_validation": wrong.cross_validation}
         return {"curve": curve, **self.tables[key]}
 
@@ -1215,7 +1216,7 @@ def label_of(job: Job) -> str:
             for key, name in (("weights_end", "end"), ("penalty", "penalty"), ("regrow", "regrow")):
                 value = getattr(job.schedule, key)
                 parts += [f"{name}{value:g}"] * (value != getattr(usual, key))
-        elif job.method in CONTROLS:
+        elif job.method in PER_SEED:
             parts.append(f"groups{job.target.groups:g}-{job.target_device}{job.target_batch}")
     parts += [f"distill{job.recipe.distill:g}"] * (job.recipe.distill not in (0, Setting.distill))
     return "-".join([*parts, *["plain"] * (not job.norm)])

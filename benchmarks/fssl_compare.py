@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from spdnn.fssl.training.methods import CONTROLS
+from spdnn.fssl.training.methods import CONTROLS, PER_SEED
 from spdnn.record import write_json
 
-PRICED = {"timed": "fssl", **{control: control for control in CONTROLS}}
+PRICED = {"timed": "fssl", **{method: method for method in PER_SEED}}
 """What prices may come from where budgets are of weights, and the method that has them."""
 TARGETS = (("cpu", 1), ("cpu", 128), ("cuda", 60000))
 UNTIMED = ("off", "off-0.95", "pairs", "structured")

@@ -68,7 +68,7 @@ def test_parts_share_a_device(tmp_path) -> None:
     assert all(r["shuffled_cross_validation"] < 0.6 < r["cross_validation"] <= 1 for r in checks)
     trained = json.loads((tmp_path / "fssl-split.json").read_text())
     wanted = {"off", "off-0.95", "cpu1", "cpu1-lasso", "cpu1-shuffled", "cpu1-residual", "cpu1-swapped", "cpu128"}
-    wanted |= {f"off-{kind}-cpu1" for kind in ("timed", "shuffled", "residual", "swapped")}
+    wanted |= {f"off-{kind}-cpu1" for kind in ("timed", "shuffled", "judged", "residual", "swapped")}
     assert wanted <= {r["curve"] for r in trained}
     assert all(0 < r["density"] <= 1 for r in trained if r["curve"].startswith("cpu"))
     timed = json.loads((tmp_path / "cpu" / "fssl-split.json").read_text())

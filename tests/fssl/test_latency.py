@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.optimize import nnls
 
 from spdnn.errors import FileFormatError, InputError
@@ -21,6 +23,7 @@ from spdnn.fssl.latency import (
     Shape,
     Timed,
     TimedChain,
+    _ranking,
     compiled_model,
     flops_model,
     grid,
@@ -112,16 +115,13 @@ def test_times_that_say_nothing_are_refused(across: bool, tmp_path, monkeypatch)
     assert MODEL.cross_validation > 0.95
     rng = np.random.default_rng(0)
     example = torch.randn(2, 400)
-    targets = (Latency(0.7), Sparsity(0.9, timed=True))
-    for target in targets:
-        fssl = FSSL(mlp(400, 30, 20, 10), example, target=target, steps=9, latency=MODEL)
-        assert fssl.report(measured=False)["latency_model_spearman"] == MODEL.cross_validation
+    fssl = FSSL(mlp(400, 30, 20, 10), example, target=Latency(0.7), steps=9, latency=MODEL)
+    assert fssl.report(measured=False)["latency_model_spearman"] == MODEL.cross_validation
     for seed in range(20):
         shuffled = MODEL.shuffled(seed, across=across)
         assert shuffled.cross_validation < 0.4
-        for target in targets:
-            with pytest.raises(InputError, match=r"device invented.*again.*sparsity"):
-                FSSL(mlp(400, 30, 20, 10), example, target=target, steps=9, latency=shuffled)
+        with pytest.raises(InputError, match=r"device invented.*again.*sparsity"):
+            FSSL(mlp(400, 30, 20, 10), example, target=Latency(0.7), steps=9, latency=shuffled)
     FSSL(mlp(400, 30, 20, 10), example, target=Sparsity(0.9), steps=9, latency=shuffled)  # by weights
 
     monkeypatch.setenv("SPDNN_CACHE", str(tmp_path))
@@ -143,6 +143,56 @@ def test_times_that_say_nothing_are_refused(across: bool, tmp_path, monkeypatch)
     few = [t for t in shuffled.table if t.shape.format == "dense"][: JUDGED - 1]
     assert LatencyModel(tuple(few)).cross_validation is None
     LatencyModel(tuple(few)).require_credible()
+
+
+def priced_by(model: LatencyModel, structured: bool = False) -> str:
+    target = Sparsity(0.9, timed=True, structured=structured)
+    fssl = FSSL(mlp(400, 30, 20, 10), torch.randn(2, 400), target=target, steps=9, latency=model)
+    return fssl.report(measured=False)["priced_by"]
+
+
+def test_a_sparsity_goes_by_time_where_it_tells_more_than_weights() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert priced_by(MODEL) == priced_by(MODEL, structured=True) == "time"
+    wrong = {"shuffled": MODEL.shuffled, "residuals": MODEL.residuals_shuffled}
+    for seed in range(20):
+        for of in wrong.values():
+            with pytest.warns(UserWarning, match=r"device invented foretell no more.*\(dense\).*by their weights"):
+                assert priced_by(of(seed)) == "weights"
+        assert wrong["residuals"](seed).credible  # they foretell times, as weights do
+    plain = LatencyModel(tuple(Timed(t.shape, 0.01 + 1e-6 * t.shape.nnz) for t in MODEL.table))
+    with pytest.warns(UserWarning, match="by their weights"):
+        assert priced_by(plain) == "weights"
+
+    rng = np.random.default_rng(0)
+    half = [t if t.shape.format == "dense" else Timed(t.shape, float(rng.random())) for t in MODEL.table]
+    with pytest.warns(UserWarning, match="by their weights"):
+        assert priced_by(LatencyModel(tuple(half))) == "weights"
+    assert priced_by(LatencyModel(tuple(half)), structured=True) == "time"  # without zeros dense layers alone count
+    half = [t if t.shape.format == "dense" else Timed(t.shape, 1e-6 * t.shape.nnz) for t in MODEL.table]
+    assert priced_by(LatencyModel(tuple(half))) == "time"  # one format is enough
+    few = [t for t in MODEL.shuffled(1).table if t.shape.format == "dense"][: JUDGED - 1]
+    assert priced_by(LatencyModel(tuple(few))) == "time"  # not judged
+
+
+def test_partial_rank_correlations_are_of_residuals_of_ranks() -> None:
+    rng = np.random.default_rng(0)
+    chances = []
+    for _ in range(300):
+        given = rng.normal(size=40)
+        a, b = given + rng.normal(size=40), np.exp(given + rng.normal(size=40))
+        ranks = [stats.rankdata(v) for v in (a, b, given)]
+        lines = [np.polyval(np.polyfit(ranks[2], r, 1), ranks[2]) for r in ranks[:2]]
+        expected = np.corrcoef(ranks[0] - lines[0], ranks[1] - lines[1])[0, 1]
+        found, chance = _ranking(a, b, given)
+        assert found == pytest.approx(expected)
+        chances.append(chance)
+        assert _ranking(a, b)[0] == pytest.approx(stats.spearmanr(a, b)[0])
+        assert _ranking(a, b)[1] == pytest.approx(stats.spearmanr(a, b, alternative="greater")[1])
+        assert _ranking(a, given, given) == (0.0, 1.0)  # nothing is left of it
+    assert 0.3 < np.median(chances) < 0.6
+    assert np.mean(np.array(chances) < 0.01) < 0.04
 
 
 def test_whole_networks_that_say_nothing_are_refused() -> None:

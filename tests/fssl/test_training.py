@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 from dataclasses import replace
 
@@ -31,7 +32,7 @@ from spdnn.fssl.training import (
 )
 from spdnn.fssl.training.fleets import train_fleet
 from spdnn.fssl.training.loop import Teacher, accuracy, losses
-from spdnn.fssl.training.methods import CONTROLS, METHODS, goal_of, right_by_chance
+from spdnn.fssl.training.methods import CONTROLS, METHODS, PER_SEED, goal_of, right_by_chance
 from spdnn.fssl.training.runs import train
 
 SCHEDULE = Schedule(every=5, prox_every=2)
@@ -178,7 +179,7 @@ def test_methods_refuse_targets_they_cannot_have() -> None:
     graph = trace(dense_network([36, 20, 3]), torch.zeros(2, 36))
     refused = [
         ("magnitude", Latency(0.1)),
-        *((name, Sparsity(0.5)) for name in ("shuffled", "residual", "swapped", "flops")),
+        *((name, Sparsity(0.5)) for name in ("shuffled", "judged", "residual", "swapped", "flops")),
     ]
     for method, target in refused:
         with pytest.raises(InputError, match=r"needs|no notion"):
@@ -193,7 +194,7 @@ def test_methods_refuse_targets_they_cannot_have() -> None:
     with pytest.raises(InputError, match="two layers"):
         goal_of("swapped", Latency(0.5), narrow, latency=device())
     assert not goal_of("lasso", Latency(0.5, density=0.5), graph, latency=flops_model()).structured
-    for method in ("fssl", "flops", *CONTROLS):
+    for method in ("fssl", "flops", *PER_SEED):
         with pytest.raises(InputError, match="target of time"):
             goal_of(method, Sparsity(0.5, timed=True), graph)
 
@@ -226,18 +227,44 @@ def device(call: float = 0.01) -> LatencyModel:
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.prunes])
 @pytest.mark.parametrize("target", [Latency(0.99), Sparsity(0.9, timed=True)])
-def test_methods_that_go_by_time_refuse_times_that_say_nothing(method: str, target: Latency | Sparsity) -> None:
+def test_methods_refuse_times_that_say_nothing_or_go_by_weights(method: str, target: Latency | Sparsity) -> None:
     """Those that are wrong on purpose take them, and those that look at weights only."""
     graph = trace(dense_network([784, 300, 100, 10]), torch.zeros(2, 784))
     rng = np.random.default_rng(0)
     shapes = grid(shapes=30, formats=("dense",))
     nothing = LatencyModel(tuple(Timed(s, float(rng.uniform(1, 1.2))) for s in shapes), {"device": "cpu"})
-    timed = isinstance(target, Latency)
-    if method == "fssl" or (timed and method in ("lasso", "flops")):
+    if isinstance(target, Sparsity):
+        by_weights = [m for m in ("fssl", "judged") if m == method]
+        with pytest.warns(UserWarning, match="cpu foretell no more") if by_weights else contextlib.nullcontext():
+            cost = goal_of(method, target, graph, latency=nothing).cost
+        assert isinstance(cost, WeightCost) or not by_weights
+    elif method in ("fssl", "lasso", "flops", "judged"):
         with pytest.raises(InputError, match="may be chance, for device cpu"):
             goal_of(method, target, graph, latency=nothing)
-    elif not (timed and method == "magnitude"):
+    elif method != "magnitude":
         goal_of(method, target, graph, latency=nothing)
+
+
+def test_a_table_that_says_nothing_changes_nothing(data: ImageData) -> None:
+    """A sparsity that is timed then gives the networks of one that isn't, to the last bit; a true table others."""
+    options = {"hidden": (20, 10), "schedule": SCHEDULE}
+    on, off = Sparsity(0.8, groups=0.6, timed=True), Sparsity(0.8, groups=0.6)
+    jobs = [Job(method=m, target=t, **options) for m, t in (("fssl", off), ("judged", on), ("fssl", on))]
+    with pytest.warns(UserWarning, match="by their weights"):
+        found = train_fleet(
+            jobs,
+            data,
+            seeds=[1, 2],
+            recipe=Recipe(epochs=10, batch=16, rate=1e-2),
+            build=lambda seed: dense_network([36, 20, 10, 3], seed=seed),
+            latency=[None, device(), device()],
+        )
+    states = [one.model.state_dict() for one in found]
+    for seed in (0, 1):
+        without, judged, timed = (states[2 * k + seed] for k in range(3))
+        assert without.keys() == judged.keys()
+        assert all(torch.equal(without[key], judged[key]) for key in without)
+        assert any(a.shape != b.shape for a, b in zip(without.values(), timed.values(), strict=True))
 
 
 def ends(graph: ChannelGraph, cost: Cost) -> tuple[float, float]:

@@ -27,7 +27,7 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="fssl, dense, magnitude, lasso, flops, shuffled, residual, swapped, scratch or torch-pruning."
+            help="fssl, dense, magnitude, lasso, flops, shuffled, judged, residual, swapped, scratch or torch-pruning."
         ),
     ] = "fssl",
     remove: Annotated[
@@ -197,6 +197,8 @@ def _show(out: Any, record: dict[str, Any], folder: Path, path: Path | None) -> 
         f"{console.seconds(fast)} for {record['batch']} row(s) on {record['device']}, {record['latency_engine']}; "
         f"dense start {console.seconds(dense)} ({console.ratio(dense / fast)})",
     )
+    if record.get("priced_by") == "weights":
+        table.add_row("chosen by", "weights: measured times foretell no more, measure again on an idle machine")
     table.add_row("training", console.seconds(record["training_seconds"]))
     table.add_row("model", str(folder / "model.safetensors"))
     if path:

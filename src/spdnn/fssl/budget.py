@@ -22,7 +22,8 @@ class Sparsity:
     structured : by whole neurons and input features only, so that what stays is dense; else `groups` is the share of
         the removed weights that goes with neurons and features (stage 1), the rest going as tiles in stage 2.
     tile : outputs × inputs of what stage 2 removes at once; (1, 1) are single weights.
-    timed : neurons and features are chosen by what they take on the target device, in place of their weights.
+    timed : neurons and features are chosen by what they take on the target device, in place of their weights, where
+        times tell more than these do.
     """
 
     removed: float
@@ -281,14 +282,22 @@ class GuidedCost:
 
 
 def cost_of(target: Target, graph: ChannelGraph, latency: LatencyModel | None) -> Cost:
-    """What a target's budget is of and its channels cost. A latency's density is chosen. Raises InputError where a
-    target of time comes without a model of it."""
+    """What a target's budget is of and its channels cost. A latency's density is chosen. Where times tell no more than
+    weights do (`LatencyModel.tells_more_than_weights`), channels of a sparsity that is timed cost their weights.
+
+    Warns of that. Raises InputError where a target of time comes without a model of it.
+    """
     if not target.timed:
         return WeightCost(graph)
     if latency is None:
         raise InputError("Expected a latency model for a target of time.")
     time = time_cost(target, graph, latency)
-    return time if isinstance(target, Latency) else GuidedCost(WeightCost(graph), time)
+    if isinstance(target, Latency):
+        return time
+    if not latency.tells_more_than_weights(dense=target.structured):
+        latency.warn_of_weights()
+        return WeightCost(graph)
+    return GuidedCost(WeightCost(graph), time)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,14 +7,14 @@ inter-channel, then intra-channel redundancy is removed while training goes on.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from ..errors import InputError
 from . import compaction
-from .budget import Cost, Latency, Target, TimeCost, cost_of, settled, time_cost
+from .budget import Cost, Latency, Target, TimeCost, WeightCost, cost_of, settled, time_cost
 from .latency import LatencyModel, latency_model, measure
 from .pruner import Goal, Pruner
 from .schedule import Schedule
@@ -35,14 +35,14 @@ class FSSL:
     example_input : (batch, …); its batch is the one latency is modelled and measured at.
     target : `Sparsity` or `Latency`. steps : optimiser steps of the whole training.
     device : where latency counts, for torch. latency : its model; measured (and cached) where the target needs it,
-        and refused where it predicts nothing (`LatencyModel.credible`).
+        and refused for a latency where it predicts nothing (`LatencyModel.credible`).
     cost : what channels cost, in place of the weights or the modelled time, for experiments. dense_cost : what the
         dense network costs then, where that isn't what its channels come to.
     ignore : names of layers to leave alone. round_to : keep multiples of this many channels where there are as many.
     keep_zeros : weights that are zero at the start stay zero: the model starts sparse.
 
-    Raises InputError for models it can't handle, by the name of the module, and for a latency model that predicts
-    nothing.
+    Raises InputError for models it can't handle, by the name of the module, and, if a latency is the target, for a
+    latency model that predicts nothing. Warns where a sparsity is timed and goes by weights, as times tell no more.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class FSSL:
             widest = max(self.dense_widths.values())
             latency = latency_model(device, batch=example_input.shape[0], limit=widest)
         self.latency = latency
-        if target.timed and cost is None and latency is not None:
-            latency.require_credible(dense=target.structured)
         if isinstance(target, Latency):
             assert latency is not None
+            if cost is None:
+                latency.require_credible(dense=target.structured)
             target = settled(target, self.graph, latency)
             if target.inside < 1 and dense_cost is None:
                 dense_cost = TimeCost(self.graph, latency).total(self.dense_widths)
@@ -97,6 +97,11 @@ class FSSL:
         rate = float(self.optimizers[0].param_groups[0]["lr"]) if rate is None else rate
         if self.pruner.step(rate) and self.schedule.shrink < 1:
             self._shrink()
+
+    @property
+    def priced_by(self) -> Literal["time", "weights"]:
+        """What channels cost: a sparsity has weights, and one that is timed has them, too, where times tell no more."""
+        return "weights" if isinstance(self.pruner.goals[0].cost, WeightCost) else "time"
 
     @property
     def done(self) -> int:
@@ -123,8 +128,8 @@ class FSSL:
 
     def report(self, *, measured: bool = True) -> dict[str, Any]:
         """Flat facts of the compact network, see `facts_of`; with the latency model's `latency_model_ms`,
-        `latency_model_dense_ms` and `latency_model_spearman` (of shapes left out of its fit), and, where `measured`,
-        `latency_ms` of the network at the example's batch."""
+        `latency_model_dense_ms` and `latency_model_spearman` (of shapes left out of its fit), with what channels are
+        `priced_by`, "time" or "weights", and, where `measured`, `latency_ms` of the network at the example's batch."""
         small = self.compact().eval()
         facts = {**facts_of(small, self.pruner.dense_weights), "steps": self.done}
         facts |= {"device": self.device, "batch": self.example.shape[0]}
@@ -133,6 +138,7 @@ class FSSL:
             facts["latency_model_ms"] = time_cost(self.target, self.graph, self.latency).total(widths)
             facts["latency_model_dense_ms"] = TimeCost(self.graph, self.latency).total(self.dense_widths)
             facts["latency_model_spearman"] = self.latency.cross_validation
+        facts["priced_by"] = self.priced_by
         if measured:
             facts["latency_ms"] = measure(small.to(self.device), self.example.to(self.device))
         return facts

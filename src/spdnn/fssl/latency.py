@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +201,17 @@ class TimedChain:
     ms: float
 
 
+@dataclass(frozen=True)
+class _Foretold:
+    """Rank correlation of what a fit predicts of what was left out of it with what was measured, and how likely as much
+    is by chance; `beyond`: with weights held constant."""
+
+    correlation: float
+    chance: float
+    beyond: float
+    beyond_chance: float
+
+
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
     """Milliseconds of a layer (Linear and activation) by its widths, non-zeros and format.
@@ -354,23 +366,38 @@ class LatencyModel:
         """How well shapes (or whole networks) that are left out of the fit, a fifth at a time, are predicted: Spearman
         rank correlation with what was measured, of the format where it is least. None where no format has the
         `JUDGED` shapes that it takes to say so."""
-        return min((correlation for correlation, _ in self._left_out.values()), default=None)
+        return min((found.correlation for found in self._left_out.values()), default=None)
 
     @property
     def credible(self) -> bool:
         """Whether no format's predictions of what is left out could be as good as they are by `CHANCE`."""
-        return all(chance < CHANCE for _, chance in self._left_out.values())
+        return not self._by_chance()
+
+    def tells_more_than_weights(self, *, dense: bool = False) -> bool:
+        """Whether it is credible and what it predicts of what is left out, among shapes of as many weights, couldn't be
+        by `CHANCE`, for a format at least: Spearman's partial rank correlation with what was measured, weights held
+        constant. True of tables too small to be judged. dense : only dense layers count."""
+        found = self._counting(dense)
+        more = any(one.beyond_chance < CHANCE for one in found.values())
+        return not found or (more and not self._by_chance(dense))
+
+    def _by_chance(self, dense: bool = False) -> dict[str, _Foretold]:
+        return {kind: one for kind, one in self._counting(dense).items() if one.chance >= CHANCE}
+
+    def _counting(self, dense: bool) -> dict[str, _Foretold]:
+        """What is foretold of formats that count: all, or dense layers alone where these can be told apart."""
+        return {k: one for k, one in self._left_out.items() if not (dense and k in FORMATS and k != "dense")}
 
     @functools.cached_property
-    def _left_out(self) -> dict[str, tuple[float, float]]:
-        """Rank correlations, and how likely as much is by chance, of each format with enough shapes."""
+    def _left_out(self) -> dict[str, _Foretold]:
+        """Of each format with enough shapes."""
         if self.chains:
             kinds: dict[str, Sequence[Timed | TimedChain]] = {"whole networks": self.chains}
         else:
             kinds = {form: [t for t in self.table if t.shape.format == form] for form in self.formats}
         return {kind: self._predicting(rows) for kind, rows in kinds.items() if len(rows) >= JUDGED}
 
-    def _predicting(self, rows: Sequence[Timed | TimedChain], folds: int = 5) -> tuple[float, float]:
+    def _predicting(self, rows: Sequence[Timed | TimedChain], folds: int = 5) -> _Foretold:
         order = np.random.default_rng(0).permutation(len(rows))
         guess = np.empty(len(rows))
         for k in range(folds):
@@ -384,23 +411,35 @@ class LatencyModel:
                 guess[j] = fitted.whole(layers) if known else np.nan
         told = ~np.isnan(guess)
         if np.ptp(guess[told]) == 0:  # a constant orders none
-            return 0.0, 1.0
-        ms = np.array([t.ms for t in rows])
-        correlation, chance = stats.spearmanr(guess[told], ms[told], alternative="greater")
-        return float(correlation), float(chance)  # pyright: ignore[reportArgumentType]
+            return _Foretold(0.0, 1.0, 0.0, 1.0)
+        ms, weights = (np.array([of(t) for t in rows])[told] for of in (lambda t: t.ms, _weights_of))
+        return _Foretold(*_ranking(guess[told], ms), *_ranking(guess[told], ms, weights))
 
     def require_credible(self, *, dense: bool = False) -> None:
         """Raises InputError where it isn't `credible`, as when the machine was too busy to measure: going by such times
         is worse than going by none. dense : only dense layers count."""
-        about = ", ".join(f"{key} {self.facts[key]}" for key in ("machine", "device", "batch") if key in self.facts)
-        for kind, (correlation, chance) in self._left_out.items():
-            if chance >= CHANCE and not (dense and kind in FORMATS and kind != "dense"):
-                raise InputError(
-                    "Expected measured times by which those of other shapes can be told, got a rank correlation of "
-                    f"{correlation:.2f} with shapes left out ({kind}), which may be chance, for {about or 'a table'}. "
-                    "Measure again when the machine has nothing else to do. Where layers take as long whatever their "
-                    "size, as with few rows on a GPU, no network is faster: give a sparsity without time."
-                )
+        for kind, found in self._by_chance(dense).items():
+            raise InputError(
+                "Expected measured times by which those of other shapes can be told, got a rank correlation of "
+                f"{found.correlation:.2f} with shapes left out ({kind}), which may be chance, for {self._about}. "
+                "Measure again when the machine has nothing else to do. Where layers take as long whatever their "
+                "size, as with few rows on a GPU, no network is faster: give a sparsity."
+            )
+
+    def warn_of_weights(self) -> None:
+        """That weights are gone by, as it doesn't `tells_more_than_weights`."""
+        found = ", ".join(f"{one.beyond:.2f} ({kind})" for kind, one in self._left_out.items())
+        warnings.warn(
+            f"Measured times for {self._about} foretell no more of other shapes than their weights do (partial rank "
+            f"correlation {found}), so that channels are chosen by their weights. Measure again when the machine has "
+            "nothing else to do.",
+            stacklevel=3,
+        )
+
+    @property
+    def _about(self) -> str:
+        facts = [f"{key} {self.facts[key]}" for key in ("machine", "device", "batch") if key in self.facts]
+        return ", ".join(facts) or "a table"
 
     def shuffled(self, seed: int = 0, *, across: bool = False) -> LatencyModel:
         """The negative control: the same times dealt out to the shapes of their format at random. Selections are left
@@ -471,6 +510,23 @@ def _fitted(basis: np.ndarray, ms: np.ndarray) -> np.ndarray:
         return nnls(relative, one)[0]
     except RuntimeError:  # it goes in circles where times are fitted exactly
         return lsq_linear(relative, one, (0, np.inf)).x
+
+
+def _ranking(guess: np.ndarray, ms: np.ndarray, given: np.ndarray | None = None) -> tuple[float, float]:
+    """Spearman's rank correlation, partial where something is held constant, and how likely as much is by chance."""
+    values = [guess, ms] if given is None else [guess, ms, given]
+    ranks = [stats.rankdata(v) - 0.5 * (len(ms) + 1) for v in values]
+    rest = ranks[:2]
+    if given is not None:
+        own = ranks[2] / max(np.linalg.norm(ranks[2]), 1e-30)
+        rest = [r - own * (own @ r) for r in rest]
+    sizes = [float(np.linalg.norm(r)) for r in rest]
+    free = len(ms) - len(values)
+    if min(sizes) < 1e-6 * np.linalg.norm(ranks[1]) or free < 1:
+        return 0.0, 1.0
+    correlation = min(float(rest[0] @ rest[1]) / (sizes[0] * sizes[1]), 1.0)
+    t = correlation * math.sqrt(free / max(1 - correlation**2, 1e-30))
+    return correlation, float(stats.t.sf(t, free))
 
 
 def _by_weights(rows: Sequence[Timed | TimedChain]) -> np.ndarray:

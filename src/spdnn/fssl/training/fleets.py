@@ -18,7 +18,7 @@ from ..schedule import Schedule
 from . import rivals
 from .data import ImageData
 from .loop import Recipe, Teacher, Trainer
-from .methods import CONTROLS, METHODS, goal_of
+from .methods import METHODS, PER_SEED, goal_of
 from .runs import Job
 
 EpochDone = Callable[[int, Trainer], None]
@@ -62,7 +62,7 @@ def train_fleet(
     goals: list[Goal] = []
     for job, model in zip(jobs, latency or [None] * len(jobs), strict=True):
         fitted = replace(job, schedule=job.schedule.fitting(steps))
-        alike = job.method not in CONTROLS
+        alike = job.method not in PER_SEED
         made = [_goal(replace(fitted, seed=0 if alike else s), fleet, model) for s in seeds[: 1 if alike else None]]
         goals += made * (len(seeds) if alike else 1)
     pruner = Pruner(fleet.graph, goals, steps=steps, keep_zeros=keep_zeros)

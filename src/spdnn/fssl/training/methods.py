@@ -46,6 +46,7 @@ METHODS: Mapping[str, Method] = {
         Method("lasso", "the group lasso and knapsack without the time term: prices are weights"),
         Method("flops", "multiplications in place of measured time"),
         Method("shuffled", "a latency table whose times are dealt out at random: a negative control"),
+        Method("judged", "that table, judged before it is gone by, as every table is: weights take its place"),
         Method("residual", "a latency table in which what weights don't explain is dealt out: a negative control"),
         Method("swapped", "measured time charged to other layers' channels: a negative control"),
         Method("scratch", "a dense network of the small architecture, from the start", prunes=False),
@@ -56,6 +57,8 @@ METHODS: Mapping[str, Method] = {
 
 CONTROLS = ("shuffled", "residual", "swapped")
 """Methods that do what "fssl" does by a wrong time, another for each seed."""
+PER_SEED = (*CONTROLS, "judged")
+"""Methods whose goals differ with the seed."""
 
 
 def goal_of(
@@ -73,22 +76,24 @@ def goal_of(
     A latency target is one budget of modelled time for "fssl", "lasso" and "flops"; they differ in the prices that they
     choose channels by: the time's derivative, weights, multiplications. The controls do all that "fssl" does by a wrong
     time, budget and density included: see `LatencyModel.residuals_shuffled`, `_shuffled` and `_swapped`.
-    With a sparsity that is timed the budget is one of weights, and a method's prices alone differ. For "lasso" a
-    sparsity is by whole channels. Raises InputError for targets a method can't have and, but for the controls, for a
-    latency model that predicts nothing (`LatencyModel.credible`).
+    With a sparsity that is timed the budget is one of weights, and a method's prices alone differ; "judged" is given
+    the table of "shuffled" and judges it as "fssl" does (`cost_of`). For "lasso" a sparsity is by whole channels.
+    Raises InputError for targets a method can't have and, for a latency, but for the controls, for a latency model that
+    predicts nothing (`LatencyModel.credible`).
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
     schedule = schedule or Schedule()
     weights = WeightCost(graph)
-    goes_by_time = target.timed and (method == "fssl" or (isinstance(target, Latency) and method not in CONTROLS))
-    if goes_by_time and latency is not None:
-        latency.require_credible(dense=target.structured)
+    if method == "judged" and target.timed and latency is not None:
+        method, latency = "fssl", latency.shuffled(seed)
     if isinstance(target, Latency):
         if method == "magnitude":
             raise InputError("Magnitude pruning has no notion of time; give a sparsity.")
         if latency is None:
             raise InputError("Expected a latency model for a target of time.")
+        if method not in CONTROLS:
+            latency.require_credible(dense=target.structured)
         if method == "shuffled":
             return _shuffled(target, graph, schedule, latency, seed)
         if method == "residual":
@@ -103,7 +108,7 @@ def goal_of(
             schedule = replace(schedule, time=0.0) if method == "lasso" else schedule
             return Goal(target, schedule, GuidedCost(time, guide), dense)
         return Goal(target, schedule, time, dense)
-    if method in ("flops", *CONTROLS):
+    if method in ("flops", "judged", *CONTROLS):
         if not target.timed or latency is None:
             raise InputError(f"Method {method!r} needs a target of time: a latency, or a sparsity that is timed.")
         return Goal(target, schedule, GuidedCost(weights, _wrong(method, target, graph, latency, seed)))
@@ -126,7 +131,8 @@ def _wrong(method: str, target: Sparsity, graph: ChannelGraph, latency: LatencyM
 
 
 def wrong_table(method: str, latency: LatencyModel, seed: int) -> LatencyModel:
-    """What "shuffled" and "residual" go by with a sparsity that is timed, and "residual" with a latency."""
+    """What "shuffled" and "residual" go by and "judged" is given with a sparsity that is timed, and "residual" goes by
+    with a latency."""
     return latency.residuals_shuffled(seed) if method == "residual" else latency.shuffled(seed)
 
 
