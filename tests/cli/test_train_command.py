@@ -55,6 +55,7 @@ def test_it_trains_prunes_and_records(capsys, tmp_path) -> None:
         ["--method", "flops", "--latency", "0.9", "--target-batch", "256"],
         ["--latency", "0.5", "--density", "auto", "--target-batch", "16"],
         ["--remove", "0.8", "--timed", "--target-batch", "16"],
+        ["--method", "residual", "--remove", "0.8", "--timed", "--target-batch", "16"],
         ["--remove", "0.8", "--tile", "4x1"],
         ["--latency", "0.5", "--density", "0.5", "--tile", "2x1", "--target-batch", "16"],
         ["--distill", "0.5", "--teachers", "2", "--augment", "0"],
@@ -65,6 +66,19 @@ def test_every_method_runs(capsys, tmp_path, options) -> None:
     assert record["method"] == (options[1] if options[0] == "--method" else "fssl")
     if options[:2] == ["--method", "dense"]:
         assert record["architecture"] == "784-30-20-10"
+
+
+def test_it_says_where_weights_took_the_place_of_time(capsys, tmp_path) -> None:
+    options = ["--remove", "0.8", "--timed", "--target-batch", "16", "--output", str(tmp_path)]
+    assert record_of(capsys, *options)["priced_by"] == "time"
+    assert record_of(capsys, *options, "--method", "judged")["priced_by"] == "weights"
+    assert run([*QUICK, *options, "--method", "judged", "--restart"]) == 0
+    said = capsys.readouterr()
+    assert "chosen by  weights" in said.out
+    warnings = [line for line in said.err.splitlines() if line.startswith("warning: Measured times")]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("nothing else to do.")
+    assert "methods.py" not in said.err
 
 
 def test_runs_with_other_targets_get_other_folders(capsys, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 
@@ -20,9 +21,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from .app import USAGE_ERRORS, app
 
     try:
-        status = get_command(app)(
-            args=None if arguments is None else list(arguments), prog_name="spdnn", standalone_mode=False
-        )
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            status = get_command(app)(
+                args=None if arguments is None else list(arguments), prog_name="spdnn", standalone_mode=False
+            )
         status = status if isinstance(status, int) else 0
     except (KeyboardInterrupt, Abort):
         status = 130
