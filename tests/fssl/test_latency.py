@@ -212,11 +212,17 @@ def test_whole_networks_that_say_nothing_are_refused() -> None:
 
 
 @pytest.mark.parametrize("across", [False, True])
-def test_the_shuffled_table_does_not_know_what_picking_takes(across: bool) -> None:
+def test_wrong_tables_do_not_know_what_is_known_without_times(across: bool) -> None:
     layers = [t for t in MODEL.table if t.shape.format != "select"]
     shuffled = MODEL.shuffled(1, across=across)
     assert MODEL.select(50) > 0 == shuffled.select(50)
     assert [t.shape for t in shuffled.table] == [t.shape for t in layers]
+    filled = LatencyModel(MODEL.table, {**MODEL.facts, "multiples": [8, 8], "together": 8})
+    graph = trace(mlp(784, 300, 100, 10), torch.zeros(2, 784))
+    assert (filled.multiples, TimeCost(graph, filled).together) == ((8, 8), 8)
+    for wrong in (filled.shuffled(1, across=across), filled.residuals_shuffled(1)):
+        assert (wrong.multiples, TimeCost(graph, wrong).together) == ((1, 1), 1)
+        assert wrong.facts["device"] == "invented"
     assert sorted(t.ms for t in shuffled.table) == sorted(t.ms for t in layers)
 
 

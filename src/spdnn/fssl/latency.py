@@ -442,8 +442,9 @@ class LatencyModel:
         return ", ".join(facts) or "a table"
 
     def shuffled(self, seed: int = 0, *, across: bool = False) -> LatencyModel:
-        """The negative control: the same times dealt out to the shapes of their format at random. Selections are left
-        out: that picking inputs takes time of its own would be known whatever their times are.
+        """The negative control: the same times dealt out to the shapes of their format at random. Left out is what
+        would be known whatever the times are: that picking inputs takes time of its own (selections), up to which
+        multiples layers are filled, and how many inputs are brought in together.
 
         across : to all shapes of all formats, so that it says nothing of formats either.
         """
@@ -452,7 +453,7 @@ class LatencyModel:
     def residuals_shuffled(self, seed: int = 0) -> LatencyModel:
         """The negative control of what times say beyond weights, after Freedman & Lane 1983: what a constant and
         weights alone explain of the times of a format (or of whole networks) stays, and what times are of that is dealt
-        out at random. Selections are left out, as in `shuffled`.
+        out at random. The same is left out as in `shuffled`.
         """
         return self._dealt(seed, self.formats, _by_weights)
 
@@ -472,7 +473,8 @@ class LatencyModel:
             rows = [t for t in layers if form in (t.shape.format, "all")]
             table += [Timed(t.shape, ms) for t, ms in zip(rows, dealt(rows), strict=True)]
         chains = tuple(TimedChain(c.shapes, ms) for c, ms in zip(self.chains, dealt(self.chains), strict=True))
-        return LatencyModel(tuple(table), {**self.facts, "shuffled": seed}, chains)
+        facts = {key: value for key, value in self.facts.items() if key not in _BY_DESIGN}
+        return LatencyModel(tuple(table), {**facts, "shuffled": seed}, chains)
 
     def save(self, path: str | Path) -> None:
         table = [[*_row(t.shape), t.ms] for t in self.table]
@@ -510,6 +512,10 @@ def _fitted(basis: np.ndarray, ms: np.ndarray) -> np.ndarray:
         return nnls(relative, one)[0]
     except RuntimeError:  # it goes in circles where times are fitted exactly
         return lsq_linear(relative, one, (0, np.inf)).x
+
+
+_BY_DESIGN = ("multiples", "together")
+"""Facts of a `LatencyModel` that say what costs nothing, without any times."""
 
 
 def _ranking(guess: np.ndarray, ms: np.ndarray, given: np.ndarray | None = None) -> tuple[float, float]:
