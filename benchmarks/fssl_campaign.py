@@ -319,7 +319,7 @@ class Campaign:
         self.started = time.perf_counter()
         self.models: dict[tuple[str, int], LatencyModel] = {}
         self.graphs: dict[tuple[Any, ...], ChannelGraph] = {}
-        self.tables: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.wrong_tables: dict[tuple[Any, ...], dict[str, Any]] = {}
         self.teacher: Teacher | None = None
 
     def say(self, text: str) -> None:
@@ -799,7 +799,7 @@ class Campaign:
         if job.method not in ("shuffled", "residual", "judged") or not isinstance(job.target, Sparsity):
             return {"curve": curve}
         key = (job.hidden, job.norm, job.method, job.target_device, job.target_batch, seed)
-        if key not in self.tables:
+        if key not in self.wrong_tables:
             if key[:2] not in self.graphs:
                 start = dense_network([self.data.inputs, *job.hidden, self.data.classes], norm=job.norm)
                 self.graphs[key[:2]] = trace(start, torch.zeros(2, *self.data.side))
@@ -807,8 +807,8 @@ class Campaign:
             wrong = wrong_table(job.method, model, seed)
             facts = {"right_by_chance": right_by_chance(graph, model, wrong)}
             facts |= {"table_tells_more_than_weights": wrong.tells_more_than_weights()}
-            self.tables[key] = {**facts, "table_cross_validation": wrong.cross_validation}
-        return {"curve": curve, **self.tables[key]}
+            self.wrong_tables[key] = {**facts, "table_cross_validation": wrong.cross_validation}
+        return {"curve": curve, **self.wrong_tables[key]}
 
     def engine_models(self, jobs: Sequence[Job]) -> list[LatencyModel | None]:
         """`engine_model` of each job that knows of time."""

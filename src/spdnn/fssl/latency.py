@@ -574,16 +574,25 @@ def latency_model(
     limit : the widest layer it must know; rounded up to a power of two of at least 1024.
     shapes : `grid(limit)` by default; others are measured and not cached.
     """
-    from ..data import cache_folder
-
     limit = max(1024, 1 << (limit - 1).bit_length())
     key = {**latency_key(device, batch), "widest": limit}
-    name = "-".join(str(v) for v in key.values() if v is not None).replace("/", "-").replace(" ", "-").lower()
+
+    def measured() -> LatencyModel:
+        return LatencyModel(tuple(measure_shapes(shapes or grid(limit), batch=batch, device=device)), key)
+
+    return _cached(key.values(), measured) if cache and shapes is None else measured()
+
+
+def _cached(key: Iterable[Any], measured: Callable[[], LatencyModel]) -> LatencyModel:
+    """The table in the cache folder if it is there and `credible`, else a new one, which is kept if it is."""
+    from ..data import cache_folder
+
+    name = "-".join(str(v) for v in key if v is not None).replace("/", "-").replace(" ", "-").lower()
     path = cache_folder() / f"latency-v{VERSION}-{name}.json"
-    if cache and shapes is None and path.exists() and (kept := LatencyModel.load(path)).credible:
+    if path.exists() and (kept := LatencyModel.load(path)).credible:
         return kept
-    model = LatencyModel(tuple(measure_shapes(shapes or grid(limit), batch=batch, device=device)), key)
-    if cache and shapes is None and model.credible:
+    model = measured()
+    if model.credible:
         model.save(path)
     return model
 
@@ -605,23 +614,22 @@ def compiled_model(
     have random shares of their weights, are measured in turns; the least of each counts. Inputs that are brought in
     together are all read or none of them. For many rows half of the sparse networks are in pairs.
     """
-    from ..data import cache_folder
+    key: dict[str, Any] = {**latency_key("cpu", batch), "threads": 1, "widest": limit, "engine": "spdnn-compiled"}
+    about = (*key.values(), inputs, outputs, chains, seed)
+    measured = functools.partial(_measured_chains, key, inputs, outputs, batch, limit, chains, seed)
+    return _cached(about, measured) if cache else measured()
+
+
+def _measured_chains(
+    key: Mapping[str, Any], inputs: int, outputs: int, batch: int, limit: int, chains: int, seed: int
+) -> LatencyModel:
     from ..nn.compiled import SINGLE
     from ..nn.compiled_kernels import COLUMNS, PANEL, UNROLLED
 
-    key: dict[str, Any] = {**latency_key("cpu", batch), "threads": 1, "widest": limit, "engine": "spdnn-compiled"}
-    name = "-".join(str(v) for v in (*key.values(), inputs, outputs, chains, seed)).replace("/", "-").lower()
-    path = cache_folder() / f"latency-v{VERSION}-{name}.json"
-    if cache and path.exists() and (kept := LatencyModel.load(path)).credible:
-        return kept
-    if batch <= SINGLE:  # rows one by one: dense layers in panels
-        key["multiples"] = [UNROLLED, PANEL]
-    else:
-        key["together"] = COLUMNS
-    drawn = [
-        _random_chain(inputs, outputs, limit, seed + k, key.get("together", 1), ("csr",) if batch <= SINGLE else PAIRED)
-        for k in range(chains)
-    ]
+    few = batch <= SINGLE  # rows one by one: dense layers in panels
+    facts = {"multiples": [UNROLLED, PANEL]} if few else {"together": COLUMNS}
+    together, formats = (1, PAIRED[:1]) if few else (COLUMNS, PAIRED)
+    drawn = [_random_chain(inputs, outputs, limit, seed + k, together, formats) for k in range(chains)]
     networks, shapes = zip(*drawn, strict=True)
     x = np.random.default_rng(seed).random((batch, inputs), np.float32)
     times = np.full(len(networks), np.inf)
@@ -630,10 +638,7 @@ def compiled_model(
             found = measure(lambda _, run=network: run(x), torch.zeros(1), seconds=0.008, blocks=4)
             times[k] = min(times[k], found)
     timed = tuple(TimedChain(layers, float(ms)) for layers, ms in zip(shapes, times, strict=True))
-    model = LatencyModel((), key, timed)
-    if cache and model.credible:
-        model.save(path)
-    return model
+    return LatencyModel((), {**key, **facts}, timed)
 
 
 PAIRED: tuple[Format, ...] = ("csr", "pairs")
