@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 
 from spdnn.errors import FileFormatError, InputError
 from spdnn.fssl import FSSL, Latency, Sparsity
-from spdnn.fssl.budget import TimeCost, WeightCost, inside_for, knapsack
+from spdnn.fssl.budget import GuidedCost, TimeCost, WeightCost, inside_for, knapsack
 from spdnn.fssl.latency import (
     JUDGED,
     VERSION,
@@ -172,6 +172,12 @@ def test_a_sparsity_goes_by_time_where_it_tells_more_than_weights() -> None:
     assert priced_by(LatencyModel(tuple(half)), structured=True) == "time"  # without zeros dense layers alone count
     half = [t if t.shape.format == "dense" else Timed(t.shape, 1e-6 * t.shape.nnz) for t in MODEL.table]
     assert priced_by(LatencyModel(tuple(half))) == "time"  # one format is enough
+    graph = trace(mlp(400, 30, 20, 10), torch.zeros(2, 400))
+    time, weights = TimeCost(graph, MODEL), WeightCost(graph)
+    for cost, name in ((GuidedCost(time, weights), "weights"), (GuidedCost(weights, time), "time")):
+        model, target = mlp(400, 30, 20, 10), Latency(0.7)
+        fssl = FSSL(model, torch.zeros(2, 400), target=target, steps=9, latency=MODEL, cost=cost)
+        assert fssl.priced_by == name
     few = [t for t in MODEL.shuffled(1).table if t.shape.format == "dense"][: JUDGED - 1]
     assert priced_by(LatencyModel(tuple(few))) == "time"  # not judged
 

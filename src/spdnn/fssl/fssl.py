@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import InputError
 from . import compaction
-from .budget import Cost, Latency, Target, TimeCost, WeightCost, cost_of, settled, time_cost
+from .budget import Cost, GuidedCost, Latency, Target, TimeCost, WeightCost, cost_of, settled, time_cost
 from .latency import LatencyModel, latency_model, measure
 from .pruner import Goal, Pruner
 from .schedule import Schedule
@@ -101,7 +101,9 @@ class FSSL:
     @property
     def priced_by(self) -> Literal["time", "weights"]:
         """What channels cost: a sparsity has weights, and one that is timed has them, too, where times tell no more."""
-        return "weights" if isinstance(self.pruner.goals[0].cost, WeightCost) else "time"
+        cost = self.pruner.goals[0].cost
+        prices = cost.guide if isinstance(cost, GuidedCost) else cost
+        return "weights" if isinstance(prices, WeightCost) else "time"
 
     @property
     def done(self) -> int:

@@ -273,7 +273,7 @@ class _Session:
         facts = record_of(small, self.job, self.data, dense_weights=self.dense_weights, seconds=seconds)
         if self.pruning is not None and isinstance(self.pruning.target, Latency):
             facts |= {"density": self.pruning.target.density, "tile": list(self.pruning.target.tile)}
-        if self.pruning is not None and self.pruning.target.timed:
+        if self.pruning is not None and isinstance(self.pruning.target, Sparsity) and self.pruning.target.timed:
             facts["priced_by"] = self.pruning.priced_by
         return facts
 
