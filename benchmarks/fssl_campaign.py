@@ -1374,7 +1374,7 @@ def main() -> None:
         setting.targets.append(("cuda", 60000))
     if given.small:
         data = data.first(400)
-        setting = Setting(given.device, [1, 2], dict.fromkeys((*epochs, "teacher", "wide"), 2), wide=128, teachers=2)
+        setting = Setting(given.device, [1, 2], dict.fromkeys((*epochs, "teacher", "wide"), 2), wide=256, teachers=2)
         setting.batch = setting.wide_batch = 20
         setting.wide_ratio = 0.8
         setting.teacher_hidden, setting.seconds, setting.shapes = (32,), 0.002, 12

@@ -27,7 +27,8 @@ def test_the_campaign_leaves_flat_records(tmp_path) -> None:
 
     def run(*more: str) -> None:
         command = [sys.executable, str(script), *options, *more]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
     def records(name: str, folder: Path = tmp_path) -> list[dict]:
         return json.loads((folder / f"fssl-{name}.json").read_text())
