@@ -60,7 +60,7 @@ from spdnn.fssl.trace import ChannelGraph, trace
 from spdnn.fssl.training import Augmentation, ImageData, Job, Recipe, Trainer, dense_network, load_images, radix_network
 from spdnn.fssl.training.fleets import Found, resting_fleet, train_fleet
 from spdnn.fssl.training.loop import Teacher
-from spdnn.fssl.training.methods import CONTROLS, PER_SEED, right_by_chance, wrong_table
+from spdnn.fssl.training.methods import CONTROLS, PER_SEED, WRONG_TABLES, right_by_chance
 from spdnn.fssl.training.runs import record_of, train_teacher
 from spdnn.record import write_json
 
@@ -796,7 +796,7 @@ class Campaign:
     def facts_of(self, job: Job, curve: str, seed: int) -> dict[str, Any]:
         """The curve of a network and, of the wrong table that it was given, whether it is right by chance, and what it
         foretells of shapes left out of its fit (`LatencyModel.cross_validation`, `tells_more_than_weights`)."""
-        if job.method not in ("shuffled", "residual", "judged") or not isinstance(job.target, Sparsity):
+        if job.method not in WRONG_TABLES or not isinstance(job.target, Sparsity):
             return {"curve": curve}
         key = (job.hidden, job.norm, job.method, job.target_device, job.target_batch, seed)
         if key not in self.wrong_tables:
@@ -804,7 +804,7 @@ class Campaign:
                 start = dense_network([self.data.inputs, *job.hidden, self.data.classes], norm=job.norm)
                 self.graphs[key[:2]] = trace(start, torch.zeros(2, *self.data.side))
             graph, model = self.graphs[key[:2]], self.engine_model(job)
-            wrong = wrong_table(job.method, model, seed)
+            wrong = WRONG_TABLES[job.method](model, seed)
             facts = {"right_by_chance": right_by_chance(graph, model, wrong)}
             facts |= {"table_tells_more_than_weights": wrong.tells_more_than_weights()}
             self.wrong_tables[key] = {**facts, "table_cross_validation": wrong.cross_validation}

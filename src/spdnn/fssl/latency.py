@@ -418,7 +418,8 @@ class LatencyModel:
     def require_credible(self, *, dense: bool = False) -> None:
         """Raises InputError where it isn't `credible`, as when the machine was too busy to measure: going by such times
         is worse than going by none. dense : only dense layers count."""
-        for kind, found in self._by_chance(dense).items():
+        if refused := self._by_chance(dense):
+            kind, found = next(iter(refused.items()))
             raise InputError(
                 "Expected measured times by which those of other shapes can be told, got a rank correlation of "
                 f"{found.correlation:.2f} with shapes left out ({kind}), which may be chance, for {self._about}. "
@@ -520,14 +521,14 @@ _BY_DESIGN = ("multiples", "together")
 
 def _ranking(guess: np.ndarray, ms: np.ndarray, given: np.ndarray | None = None) -> tuple[float, float]:
     """Spearman's rank correlation, partial where something is held constant, and how likely as much is by chance."""
-    values = [guess, ms] if given is None else [guess, ms, given]
-    ranks = [stats.rankdata(v) - 0.5 * (len(ms) + 1) for v in values]
-    rest = ranks[:2]
-    if given is not None:
-        own = ranks[2] / max(np.linalg.norm(ranks[2]), 1e-30)
-        rest = [r - own * (own @ r) for r in rest]
+    if given is None:
+        correlation, chance = stats.spearmanr(guess, ms, alternative="greater")
+        return float(correlation), float(chance)  # pyright: ignore[reportArgumentType]
+    ranks = [stats.rankdata(v) - 0.5 * (len(ms) + 1) for v in (guess, ms, given)]
+    own = ranks[2] / max(np.linalg.norm(ranks[2]), 1e-30)
+    rest = [r - own * (own @ r) for r in ranks[:2]]
     sizes = [float(np.linalg.norm(r)) for r in rest]
-    free = len(ms) - len(values)
+    free = len(ms) - 3
     if min(sizes) < 1e-6 * np.linalg.norm(ranks[1]) or free < 1:
         return 0.0, 1.0
     correlation = min(float(rest[0] @ rest[1]) / (sizes[0] * sizes[1]), 1.0)
@@ -623,12 +624,14 @@ def compiled_model(
 def _measured_chains(
     key: Mapping[str, Any], inputs: int, outputs: int, batch: int, limit: int, chains: int, seed: int
 ) -> LatencyModel:
+    """What `compiled_model` measures. key : facts of the model."""
     from ..nn.compiled import SINGLE
     from ..nn.compiled_kernels import COLUMNS, PANEL, UNROLLED
 
     few = batch <= SINGLE  # rows one by one: dense layers in panels
     facts = {"multiples": [UNROLLED, PANEL]} if few else {"together": COLUMNS}
-    together, formats = (1, PAIRED[:1]) if few else (COLUMNS, PAIRED)
+    together = 1 if few else COLUMNS
+    formats: tuple[Format, ...] = ("csr",) if few else PAIRED
     drawn = [_random_chain(inputs, outputs, limit, seed + k, together, formats) for k in range(chains)]
     networks, shapes = zip(*drawn, strict=True)
     x = np.random.default_rng(seed).random((batch, inputs), np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,6 +59,12 @@ CONTROLS = ("shuffled", "residual", "swapped")
 """Methods that do what "fssl" does by a wrong time, another for each seed."""
 PER_SEED = (*CONTROLS, "judged")
 """Methods whose goals differ with the seed."""
+WRONG_TABLES: Mapping[str, Callable[[LatencyModel, int], LatencyModel]] = {
+    "shuffled": LatencyModel.shuffled,
+    "judged": LatencyModel.shuffled,
+    "residual": LatencyModel.residuals_shuffled,
+}
+"""What methods make of the measured table and a seed, to go by or to judge, with a sparsity that is timed."""
 
 
 def goal_of(
@@ -86,7 +92,7 @@ def goal_of(
     schedule = schedule or Schedule()
     weights = WeightCost(graph)
     if method == "judged" and target.timed and latency is not None:
-        method, latency = "fssl", latency.shuffled(seed)
+        method, latency = "fssl", WRONG_TABLES[method](latency, seed)
     if isinstance(target, Latency):
         if method == "magnitude":
             raise InputError("Magnitude pruning has no notion of time; give a sparsity.")
@@ -97,7 +103,7 @@ def goal_of(
         if method == "shuffled":
             return _shuffled(target, graph, schedule, latency, seed)
         if method == "residual":
-            latency = wrong_table(method, latency, seed)
+            latency = WRONG_TABLES[method](latency, seed)
         target = settled(target, graph, latency)
         time = time_cost(target, graph, latency)
         dense = TimeCost(graph, latency).total(graph.sizes)
@@ -127,13 +133,7 @@ def _wrong(method: str, target: Sparsity, graph: ChannelGraph, latency: LatencyM
         return TimeCost(graph, flops_model())
     if method == "swapped":
         return _swapped(time_cost(target, graph, latency), seed)
-    return time_cost(target, graph, wrong_table(method, latency, seed))
-
-
-def wrong_table(method: str, latency: LatencyModel, seed: int) -> LatencyModel:
-    """What "shuffled" and "residual" go by and "judged" is given with a sparsity that is timed, and "residual" goes by
-    with a latency."""
-    return latency.residuals_shuffled(seed) if method == "residual" else latency.shuffled(seed)
+    return time_cost(target, graph, WRONG_TABLES[method](latency, seed))
 
 
 DRAWS = 1000
