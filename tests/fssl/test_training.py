@@ -30,7 +30,7 @@ from spdnn.fssl.training import (
     radix_network,
     record_of,
 )
-from spdnn.fssl.training.fleets import train_fleet
+from spdnn.fssl.training.fleets import Found, train_fleet
 from spdnn.fssl.training.loop import Teacher, accuracy, losses
 from spdnn.fssl.training.methods import CONTROLS, METHODS, PER_SEED, goal_of, right_by_chance
 from spdnn.fssl.training.runs import train
@@ -245,20 +245,22 @@ def test_methods_refuse_times_that_say_nothing_or_go_by_weights(method: str, tar
         goal_of(method, target, graph, latency=nothing)
 
 
+QUICK = Recipe(epochs=10, batch=16, rate=1e-2)
+
+
+def fleet_of(jobs: list[Job], data: ImageData, latency: list[LatencyModel | None]) -> list[Found]:
+    """Two seeds of 36-20-10-3."""
+    build = lambda seed: dense_network([36, 20, 10, 3], seed=seed)  # noqa: E731
+    return train_fleet(jobs, data, seeds=[1, 2], recipe=QUICK, build=build, latency=latency)
+
+
 def test_a_table_that_says_nothing_changes_nothing(data: ImageData) -> None:
     """A sparsity that is timed then gives the networks of one that isn't, to the last bit; a true table others."""
     options = {"hidden": (20, 10), "schedule": SCHEDULE}
     on, off = Sparsity(0.8, groups=0.6, timed=True), Sparsity(0.8, groups=0.6)
     jobs = [Job(method=m, target=t, **options) for m, t in (("fssl", off), ("judged", on), ("fssl", on))]
     with pytest.warns(UserWarning, match="by their weights"):
-        found = train_fleet(
-            jobs,
-            data,
-            seeds=[1, 2],
-            recipe=Recipe(epochs=10, batch=16, rate=1e-2),
-            build=lambda seed: dense_network([36, 20, 10, 3], seed=seed),
-            latency=[None, device(), device()],
-        )
+        found = fleet_of(jobs, data, [None, device(), device()])
     states = [one.model.state_dict() for one in found]
     for seed in (0, 1):
         without, judged, timed = (states[2 * k + seed] for k in range(3))
@@ -337,16 +339,9 @@ def test_swapped_time_is_as_much_for_other_channels() -> None:
 
 def test_controls_train_in_a_fleet_and_alone(data: ImageData, tmp_path) -> None:
     table = device(call=1e-4)
-    options = {"hidden": (20, 10), "schedule": SCHEDULE, "recipe": Recipe(epochs=10, batch=16, rate=1e-2)}
+    options = {"hidden": (20, 10), "schedule": SCHEDULE, "recipe": QUICK}
     jobs = [Job(method=m, target=Latency(0.4, density=0.5), **options) for m in CONTROLS]
-    found = train_fleet(
-        jobs,
-        data,
-        seeds=[1, 2],
-        recipe=options["recipe"],
-        build=lambda seed: dense_network([36, 20, 10, 3], seed=seed),
-        latency=[table] * len(jobs),
-    )
+    found = fleet_of(jobs, data, [table] * len(jobs))
     for one in found:
         widths = facts_of(one.model, 950)["architecture"]
         graph = trace(dense_network([36, 20, 10, 3]), torch.zeros(2, 36))
@@ -367,14 +362,7 @@ def test_a_fleet_of_jobs_meets_every_target(data: ImageData) -> None:
         Job(method="lasso", hidden=(20, 10), target=Sparsity(0.8), schedule=SCHEDULE),
         Job(method="flops", hidden=(20, 10), target=Latency(0.3), schedule=SCHEDULE),
     ]
-    found = train_fleet(
-        jobs,
-        data,
-        seeds=[1, 2],
-        recipe=Recipe(epochs=10, batch=16, rate=1e-2),
-        build=lambda seed: dense_network([36, 20, 10, 3], seed=seed),
-        latency=[None, None, None, flops_model()],
-    )
+    found = fleet_of(jobs, data, [None, None, None, flops_model()])
     assert [(f.job.method, f.job.seed) for f in found] == [(j.method, s) for j in jobs for s in (1, 2)]
     removed = [facts_of(f.model, 950)["weights_removed"] for f in found]
     assert removed[:2] == [0, 0]
